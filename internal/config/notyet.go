@@ -1,0 +1,48 @@
+package config
+
+// later is a choice that the configuration knows and that this release cannot carry out.
+type later struct {
+	variable string
+	what     string // the values concerned, for the documents; empty: all
+	instead  string // what to write
+	chosen   bool
+	value    string // as chosen, unless it is a secret
+}
+
+// notYet is the table of what is missing. What comes to work loses its row here, and is done: the documents follow.
+func notYet(c Config) []later {
+	byRancherVM := c.RancherVM && !c.Set["VM_NETWORK"]
+	mode := c.Network != "" && c.Network != ModeUser && c.Network != ModeNone
+	return []later{
+		{"VM_NETWORK", "{passt}, {nat}, {bridge}", "write user or none", mode && !byRancherVM, string(c.Network)},
+		{"RANCHER_VM", "{true}", "leave it out, or write VM_NETWORK=user or none", mode && byRancherVM, "true"},
+		{"VM_IMAGE", "a URL", "write a path", c.Image.Kind == ImageURL, c.Image.String()},
+		{"VM_IMAGE_SHA256", "", "leave it out", c.ImageSHA256 != "", string(c.ImageSHA256)},
+		{"HOSTFWD", "an IPv6 address", "write IPv4 addresses", hasIPv6(c.Forwards), ""},
+		{"VM_DISK_MODE", "{copy}, {direct}", "write overlay", c.DiskMode == DiskCopy || c.DiskMode == DiskDirect, string(c.DiskMode)},
+		{"VM_DISK_ON_NEW_IMAGE", "{recreate}", "write refuse", c.DiskOnNewImage == OnNewImageRecreate, string(c.DiskOnNewImage)},
+		{"VM_DISKS", "", "leave it out", len(c.Disks) > 0, ""},
+		{"VM_VOLUMES", "", "leave it out", len(c.Volumes) > 0, ""},
+		{"VM_FIRMWARE", "{secureboot}", "write bios, uefi or auto", c.Firmware == FirmwareSecureBoot, string(c.Firmware)},
+		{"VM_TPM", "{true}", "write false", c.TPM, "true"},
+		{"VM_WATCHDOG", "all but {none}", "write none", c.Watchdog != "" && c.Watchdog != WatchdogNone, string(c.Watchdog)},
+		{"VM_READY", "{agent}, {boot}, {exec:CMD}", "write tcp:PORT or none", c.Ready.Kind == ReadyAgent || c.Ready.Kind == ReadyBoot || c.Ready.Kind == ReadyExec, string(c.Ready.Kind)},
+		{"VM_DISPLAY", "{vnc}", "write none", c.Display == DisplayVNC, string(c.Display)},
+		{"VM_HTTP", "", "leave it out", !c.HTTP.IsZero(), c.HTTP.String()},
+		{"VM_HTTP_INTERCEPT", "{true}", "leave it out", c.HTTPIntercept, "true"},
+		{"VM_HTTP_TOKEN", "", "leave it out", c.HTTPToken != "", ""},
+		{"VM_HTTP_TOKEN_FILE", "", "leave it out", c.HTTPTokenFile != "", c.HTTPTokenFile},
+	}
+}
+
+// NotYet lists the choices that this release cannot carry out. They are mistakes like others to the user; they are apart
+// because they are none in the configuration.
+func (c Config) NotYet() Mistakes {
+	var mistakes Mistakes
+	for _, l := range notYet(c) {
+		if l.chosen {
+			mistakes = append(mistakes, Mistake{l.variable, l.value, "not in this release; " + l.instead})
+		}
+	}
+	return mistakes
+}

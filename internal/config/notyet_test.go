@@ -1,0 +1,53 @@
+package config
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestNotYet(t *testing.T) {
+	tests := []struct {
+		name string
+		env  map[string]string
+		want string
+	}{
+		{"OK nothing", nil, ""},
+		{"OK what there is", map[string]string{"VM_NETWORK": "none", "VM_READY": "none", "VM_IMAGE": "/a", "VM_FIRMWARE": "uefi", "VM_TPM": "no", "VM_DISKS": "none", "RANCHER_VM": "true"}, ""},
+		{"bad mode", map[string]string{"VM_NETWORK": "nat"}, `VM_NETWORK="nat": not in this release; write user or none`},
+		{"bad mode by RancherVM", map[string]string{"RANCHER_VM": "true"}, `RANCHER_VM="true": not in this release; leave it out, or write VM_NETWORK=user or none`},
+		{"bad disks", map[string]string{
+			"VM_IMAGE": "https://me:hush@h/a", "VM_IMAGE_SHA256": "auto", "VM_DISKS": "10G", "VM_VOLUMES": "a=/a", "VM_DISK_MODE": "direct", "VM_DISK_ON_NEW_IMAGE": "recreate",
+		}, strings.Join([]string{
+			`VM_IMAGE="https://h/a": not in this release; write a path`,
+			`VM_IMAGE_SHA256="auto": not in this release; leave it out`,
+			`VM_DISK_MODE="direct": not in this release; write overlay`,
+			`VM_DISK_ON_NEW_IMAGE="recreate": not in this release; write refuse`,
+			`VM_DISKS: not in this release; leave it out`,
+			`VM_VOLUMES: not in this release; leave it out`,
+		}, "\n")},
+		{"bad machine", map[string]string{"VM_FIRMWARE": "secureboot", "VM_TPM": "1", "VM_WATCHDOG": "exit", "VM_DISPLAY": "vnc", "VM_READY": "exec:true"}, strings.Join([]string{
+			`VM_FIRMWARE="secureboot": not in this release; write bios, uefi or auto`,
+			`VM_TPM="true": not in this release; write false`,
+			`VM_WATCHDOG="exit": not in this release; write none`,
+			`VM_READY="exec": not in this release; write tcp:PORT or none`,
+			`VM_DISPLAY="vnc": not in this release; write none`,
+		}, "\n")},
+		{"bad web", map[string]string{"VM_HTTP": ":8080", "VM_HTTP_TOKEN": "hush"}, strings.Join([]string{
+			`VM_HTTP=":8080": not in this release; leave it out`,
+			`VM_HTTP_TOKEN: not in this release; leave it out`,
+		}, "\n")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, _, mistakes := parseEnv(tt.env)
+			if err := mistakes.Err(); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, c.NotYet().Error()); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
