@@ -1,0 +1,67 @@
+// Package disk prepares what the guest boots from: the base image, the overlay that the guest writes, its size, and the
+// UEFI variable store. It works in three parts that can be used one by one:
+//
+//	Inspect   reads: images, data directory, what is left of the last start. Changes nothing, needs no privilege.
+//	MakePlan  decides: a pure function from what was asked and what was found to a list of steps, or a refusal.
+//	Apply     does the steps, under the lock of the data directory. May run any number of times.
+//
+// The data directory then holds:
+//
+//	lock                  held for as long as a VM runs on this directory; names its holder
+//	disk/overlay.qcow2    what the guest wrote, backed by the base image
+//	disk/base.json        which base image that was
+//	nvram.fd              the UEFI variables
+//	identity              whose data these are (the caller's)
+//
+// Every one of these comes into being under another name and is renamed when it is whole and on disk, so a start that is
+// cut off at any instruction leaves nothing that is half made under its final name.
+//
+// Files that a guest or an image's author controls are parsed here and not by a helper that probes: a qcow2 header can name
+// any file of the container as a backing file, and a raw disk can begin with whatever its owner likes.
+package disk
+
+import (
+	"path/filepath"
+)
+
+// Names in the data directory.
+const (
+	lockName    = "lock"
+	diskName    = "disk"
+	overlayName = "overlay.qcow2"
+	recordName  = "base.json"
+	nvramName   = "nvram.fd"
+)
+
+// IdentityName is a file of the caller's in the data directory, to be made with [WriteFile].
+const IdentityName = "identity"
+
+// Input is what was asked for.
+type Input struct {
+	// Image is the path of the base image. Empty: the one image in ImageDirs.
+	Image string
+	// ImageDirs are searched for the base image when Image is empty. Those that do not exist are skipped.
+	ImageDirs []string
+	// None is a VM without a main disk. Only the variable store is then prepared.
+	None bool
+	// Size is the wanted size of the guest's disk in bytes, rounded up to 512.
+	Size int64
+	// SizeSet says that the user chose Size. A size that cannot be had is then a mistake or a warning; a default that
+	// cannot be had gives way silently.
+	SizeSet bool
+	// DataDir is the directory where everything that outlives a restart is kept. It need not exist.
+	DataDir string
+	// NVRAMTemplate is the file that the UEFI variable store starts as a copy of. Empty: no store is needed.
+	NVRAMTemplate string
+	// QEMUImg is the qemu-img program: a path, or a name that is looked up in PATH. Empty: "qemu-img".
+	QEMUImg string
+}
+
+// paths are the places in one data directory.
+type paths struct{ data string }
+
+func (p paths) lock() string    { return filepath.Join(p.data, lockName) }
+func (p paths) disk() string    { return filepath.Join(p.data, diskName) }
+func (p paths) overlay() string { return filepath.Join(p.data, diskName, overlayName) }
+func (p paths) record() string  { return filepath.Join(p.data, diskName, recordName) }
+func (p paths) nvram() string   { return filepath.Join(p.data, nvramName) }

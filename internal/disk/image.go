@@ -1,0 +1,218 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Image is a base image that was looked at and found fit for use.
+type Image struct {
+	// Path is absolute. Symbolic links in it are kept: where a volume is mounted through links their targets change names.
+	Path     string   `json:"path"`
+	Identity Identity `json:"identity"`
+	// Boot is what the disk's first sectors tell about the firmware it wants.
+	Boot BootHints `json:"boot"`
+	// Direct says that the file can be read with O_DIRECT.
+	Direct bool `json:"direct"`
+	// Warnings are oddities that do not keep the image from being used.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// sideFiles are the files that may lie beside an image without being one, as patterns of path.Match on the name: the name of
+// the default user, and what goes with a download.
+var sideFiles = []string{
+	".*", "user", "README*", "LICENSE*", "*.md", "*.txt",
+	"*.sha256", "*.sha512", "SHA256SUMS*", "SHA512SUMS*", "*.asc", "*.sig",
+}
+
+func isSideFile(name string) bool {
+	return slices.ContainsFunc(sideFiles, func(pattern string) bool {
+		ok, _ := filepath.Match(pattern, name) // the patterns are constant and well-formed
+		return ok
+	})
+}
+
+// candidate is a file that may be the base image.
+type candidate struct {
+	path string
+	info fs.FileInfo
+}
+
+// findImage finds the one image in dirs. Directories in them, sockets and the like are no images; a symbolic link counts as
+// what it points to, and two names of one file as one.
+func findImage(dirs []string) (string, error) {
+	var found []candidate
+	for _, dir := range dirs {
+		more, err := candidates(dir)
+		if err != nil {
+			return "", ioError("look for an image in "+dir, err)
+		}
+		for _, c := range more {
+			if !slices.ContainsFunc(found, func(f candidate) bool { return os.SameFile(f.info, c.info) }) {
+				found = append(found, c)
+			}
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0].path, nil
+	case 0:
+		return "", configError("find the base image", "put one image there, name one in VM_IMAGE, or set VM_IMAGE=none",
+			"no image in %s", strings.Join(dirs, " or "))
+	}
+	names := make([]string, len(found))
+	for i, c := range found {
+		names[i] = c.path
+	}
+	return "", configError("find the base image", "name the one to boot in VM_IMAGE",
+		"%d images in %s: %s", len(found), strings.Join(dirs, " and "), strings.Join(names, ", "))
+}
+
+func candidates(dir string) ([]candidate, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found []candidate
+	for _, entry := range entries {
+		if isSideFile(entry.Name()) {
+			continue
+		}
+		path := filepath.Join(dir, entry.Name())
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) && entry.Type()&fs.ModeSymlink != 0 {
+			return nil, fmt.Errorf("%s points to nothing", path)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if info.Mode().IsRegular() {
+			found = append(found, candidate{path, info})
+		}
+	}
+	return found, nil
+}
+
+// inspectImage looks at the image at path and refuses what is unfit.
+func inspectImage(path string) (*Image, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, ioError("use "+path+" as base image", err)
+	}
+	op := "use " + path + " as base image"
+	// The file is looked at before it is opened: opening a FIFO would wait for a writer for ever.
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, configError(op, "check VM_IMAGE and the mounts of the container", "there is no such file")
+	}
+	if err != nil {
+		return nil, ioError(op, err)
+	}
+	switch {
+	case info.Mode()&fs.ModeDevice != 0:
+		return nil, configError(op, "name a file", "it is a device, which this release cannot boot from")
+	case !info.Mode().IsRegular():
+		return nil, configError(op, "name a file", "it is not a file")
+	case info.Size() == 0:
+		return nil, refusal(op, "copy the image again", "it is empty")
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, ioError(op, err)
+	}
+	defer f.Close()
+	return inspectContent(path, op, f)
+}
+
+// inspectContent looks into the opened image.
+func inspectContent(path, op string, f *os.File) (*Image, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, ioError(op, err)
+	}
+	size := info.Size()
+	kind, err := recognise(f, size)
+	if err != nil {
+		return nil, ioError(op, err)
+	}
+	image := &Image{Path: path}
+	image.Identity = Identity{Format: kind.format, Bytes: size, VirtualSize: roundUp(size)}
+	image.Identity.ModTime, image.Identity.Inode, image.Identity.ChangeTime = fileStamp(info)
+	switch {
+	case kind.refused != "":
+		return nil, configError(op, "convert or unpack it to qcow2 or raw first (qemu-img convert -O qcow2 IN OUT for a disk format)",
+			"by its content it is %s, which is not in this release", kind.refused)
+	case kind.format == FormatQCOW2:
+		err = image.inspectQCOW2(op, f)
+	default:
+		image.inspectRaw(f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if image.Identity.Sampled, err = sampleDigest(f, size); err != nil {
+		return nil, ioError(op, err)
+	}
+	image.Direct = directReadable(path)
+	if image.Boot.PastEnd {
+		image.warn("a partition of it ends behind the end of the disk: it may be cut short")
+	}
+	return image, nil
+}
+
+func (i *Image) inspectQCOW2(op string, f io.ReaderAt) error {
+	header, err := parseQCOW2(f, i.Identity.Bytes)
+	if err != nil {
+		e := ioError(op, err)
+		e.Advice = "copy the image again, or look at it with qemu-img check"
+		return e
+	}
+	if err := header.refuseBase(i.Path); err != nil {
+		return err
+	}
+	if err := header.checkExtent(f, i.Identity.Bytes); err != nil {
+		e := ioError(op, err)
+		e.Advice = "copy the image again, or look at it with qemu-img check"
+		return e
+	}
+	if header.incompatible&incompatDirty != 0 {
+		i.warn("it was not closed cleanly by the program that wrote it")
+	}
+	i.Identity.VirtualSize = roundUp(header.size)
+	guest := &qcow2Reader{file: f, fileSize: i.Identity.Bytes, header: header}
+	i.Boot = readBootHints(guest, header.size)
+	return nil
+}
+
+func (i *Image) inspectRaw(f io.ReaderAt) {
+	i.Boot = readBootHints(f, i.Identity.Bytes)
+	if !i.Boot.Recognised() {
+		i.warn("by its content it is no known disk image and has no boot record, partition table or file system: it is taken as a raw disk")
+	}
+}
+
+func (i *Image) warn(text string) { i.Warnings = append(i.Warnings, i.Path+": "+text) }
+
+// roundUp rounds a size in bytes up to whole sectors, as QEMU does with raw files.
+func roundUp(bytes int64) int64 { return (bytes + sectorSize - 1) &^ (sectorSize - 1) }
+
+// sizeText writes a size in bytes for people, and exactly.
+func sizeText(bytes int64) string {
+	units := []string{" bytes", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	value, unit := bytes, 0
+	for unit < len(units)-1 && value >= 1024 && value%1024 == 0 {
+		value, unit = value/1024, unit+1
+	}
+	return fmt.Sprintf("%d%s", value, units[unit])
+}

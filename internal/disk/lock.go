@@ -1,0 +1,138 @@
+package disk
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Holder is who uses a data directory. It is written into the lock file for the one who comes second.
+type Holder struct {
+	// Host is the host name; in Kubernetes that is the pod's name.
+	Host string `json:"host"`
+	// PID is the process in its own container, so most often 1.
+	PID int `json:"pid"`
+	// Since is when the lock was asked for.
+	Since time.Time `json:"since"`
+}
+
+// String is for a message.
+func (h Holder) String() string {
+	if h.Host == "" {
+		return "somebody who left no name"
+	}
+	return fmt.Sprintf("%s (process %d, since %s)", h.Host, h.PID, h.Since.UTC().Format(time.RFC3339))
+}
+
+// Lock is the exclusive use of a data directory. It belongs to the open file and not to the process (flock(2)): it lasts until
+// every process that has inherited File has ended. So data stay locked while a QEMU or a qemu-img writes to them, even when
+// the vmentry that started it was killed.
+type Lock struct {
+	file *os.File
+	dir  string
+}
+
+const (
+	// LockWait is how long TakeLock should be let wait for a predecessor that was killed and whose QEMU is on its way out.
+	LockWait  = 3 * time.Second
+	lockRetry = 50 * time.Millisecond
+)
+
+// TakeLock locks the data directory, which is made where it is not there. While somebody else has it, it is tried again for
+// wait, or until ctx ends. This is the first thing that is written in a data directory, so what makes writing impossible shows
+// here.
+func TakeLock(ctx context.Context, dir string, holder Holder, wait time.Duration) (*Lock, error) {
+	dir, err := filepath.Abs(dir)
+	op := "lock the data directory " + dir
+	if err != nil {
+		return nil, ioError(op, err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, ioError(op, err)
+	}
+	f, err := os.OpenFile(paths{dir}.lock(), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return nil, ioError(op, err)
+	}
+	if err := flock(ctx, f, wait); err != nil {
+		defer f.Close()
+		return nil, lockError(ctx, op, f, err)
+	}
+	if err := writeHolder(f, holder); err != nil {
+		f.Close()
+		return nil, ioError(op, err)
+	}
+	return &Lock{file: f, dir: dir}, nil
+}
+
+// flock tries until it has the lock, fails for another reason than that somebody has it, or the time is up.
+func flock(ctx context.Context, f *os.File, wait time.Duration) error {
+	deadline := time.Now().Add(wait)
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != unix.EWOULDBLOCK || time.Now().After(deadline):
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(lockRetry):
+		}
+	}
+}
+
+func lockError(ctx context.Context, op string, f *os.File, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("cannot %s: %w", op, context.Cause(ctx))
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return refusal(op, "stop that one first, or give this VM a data directory of its own (VM_DATA_DIR): one directory serves one VM",
+			"it is in use by %s", readHolder(f))
+	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
+		return refusal(op, "use a volume whose file system has them (for NFS: version 4, or a running lock service); without locks two VMs could destroy one disk",
+			"its file system has no locks (%w)", err)
+	}
+	return ioError(op, err)
+}
+
+// writeHolder replaces the content in place. Writing over the old block needs no space, so that a lock can be had on a full
+// file system by whoever had it before.
+func writeHolder(f *os.File, holder Holder) error {
+	b, err := json.Marshal(holder)
+	if err != nil {
+		return err
+	}
+	b = append(b, '\n')
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(b)))
+}
+
+// readHolder reads who has the lock. It may be read while it is being written: then nobody is named.
+func readHolder(f *os.File) Holder {
+	b, err := readUpTo(f, 0, 4096)
+	if err != nil {
+		return Holder{}
+	}
+	var h Holder
+	if json.Unmarshal(b, &h) != nil {
+		return Holder{}
+	}
+	return h
+}
+
+// File is the open lock file. A child process that inherits it keeps the directory locked for as long as it lives.
+func (l *Lock) File() *os.File { return l.file }
+
+// Close gives the lock up, unless a child process that inherited it still lives.
+func (l *Lock) Close() error { return l.file.Close() }
