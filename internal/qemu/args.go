@@ -1,0 +1,309 @@
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+const mib = 1 << 20
+
+// PCI slots are given by hand, so that a guest finds its card at the same place (and under the same name,
+// enp0s2) whatever else it has, now and after an update.
+const (
+	slotNIC    = 0x02
+	slotDisk   = 0x0a
+	slotSerial = 0x18
+	slotRNG    = 0x19
+	slotMemory = 0x1a
+	slotSCSI   = 0x1b
+	slotPanic  = 0x1c
+	slotAHCI   = 0x1d
+)
+
+// Args is QEMU's argument list for m, without the program's own name.
+func (m Machine) Args() []string {
+	var a args
+	m.base(&a)
+	m.processor(&a)
+	m.firmware(&a)
+	m.disks(&a)
+	m.network(&a)
+	m.console(&a)
+	m.ports(&a)
+	m.small(&a)
+	m.control(&a)
+	return append(a.list, m.ExtraArgs...)
+}
+
+// args collects arguments; its methods keep a group of options in one readable line.
+type args struct{ list []string }
+
+func (a *args) add(v ...string)             { a.list = append(a.list, v...) }
+func (a *args) opt(name string, o ...kv)    { a.add(name, options("", o)) }
+func (a *args) device(kind string, o ...kv) { a.add("-device", options(kind, o)) }
+
+// kv is one key=value of a QEMU option; an empty key is left out with its value.
+type kv struct{ key, value string }
+
+// options prints first,key=value,… with commas in values doubled, as QEMU's option parser wants them.
+func options(first string, list []kv) string {
+	var parts []string
+	if first != "" {
+		parts = append(parts, first)
+	}
+	for _, o := range list {
+		if o.key != "" {
+			parts = append(parts, o.key+"="+strings.ReplaceAll(o.value, ",", ",,"))
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+// when is key=value if the condition holds, else nothing.
+func when(cond bool, key, value string) kv {
+	if cond {
+		return kv{key, value}
+	}
+	return kv{}
+}
+
+func (m Machine) base(a *args) {
+	a.opt("-name", kv{"guest", m.Name})
+	a.add("-nodefaults", "-no-user-config", "-display", "none")
+	if m.UUID != "" {
+		a.add("-uuid", m.UUID)
+	}
+	machine := options("", []kv{{"type", m.Type},
+		kv{"dump-guest-core", "off"}, // the guest's memory has no place in a core file
+		when(m.isPC(), "vmport", "off"),
+		when(m.isPC(), "usb", "off"),
+		when(m.Type == "virt", "gic-version", m.gic())})
+	if m.TypeOptions != "" {
+		machine += "," + m.TypeOptions
+	}
+	a.add("-machine", machine)
+	if m.Accel == TCG {
+		a.add("-accel", options("tcg", []kv{
+			{"thread", map[bool]string{true: "multi", false: "single"}[m.MultiThreaded]},
+			when(m.TranslationCache > 0, "tb-size", strconv.FormatInt(m.TranslationCache/mib, 10)),
+		}))
+	} else {
+		a.add("-accel", "kvm")
+	}
+}
+
+func (m Machine) gic() string {
+	if m.Accel == KVM {
+		return "host"
+	}
+	return "max"
+}
+
+func (m Machine) isPC() bool {
+	return m.Type == "q35" || m.Type == "pc" || strings.HasPrefix(m.Type, "pc-")
+}
+
+// pciBus is the name of the root bus; the i440FX's has another than those of the PCI Express machines.
+func (m Machine) pciBus() string {
+	if m.Type == "pc" || strings.HasPrefix(m.Type, "pc-i440fx") {
+		return "pci.0"
+	}
+	return "pcie.0"
+}
+
+func (m Machine) pci(slot int) []kv {
+	return []kv{{"bus", m.pciBus()}, {"addr", fmt.Sprintf("0x%02x", slot)}}
+}
+
+func (m Machine) processor(a *args) {
+	a.add("-cpu", m.CPUModel)
+	a.opt("-smp", kv{"cpus", strconv.Itoa(m.CPUs)})
+	a.opt("-m", kv{"size", strconv.FormatInt(m.Memory/mib, 10) + "M"})
+}
+
+func (m Machine) firmware(a *args) {
+	if f := m.Firmware; f != nil {
+		a.opt("-drive", kv{"if", "pflash"}, kv{"unit", "0"}, kv{"format", "raw"}, kv{"readonly", "on"}, kv{"file", f.Code})
+		a.opt("-drive", kv{"if", "pflash"}, kv{"unit", "1"}, kv{"format", "raw"}, kv{"file", f.Vars})
+	}
+	if k := m.Kernel; k != nil {
+		a.add("-kernel", k.Image)
+		if k.Initrd != "" {
+			a.add("-initrd", k.Initrd)
+		}
+		if k.Cmdline != "" {
+			a.add("-append", k.Cmdline)
+		}
+	}
+	// strict: the firmware tries what has a boot index and nothing else, without waiting for a menu
+	a.opt("-boot", kv{"menu", "off"}, kv{"strict", "on"})
+	for _, f := range m.FWCfg {
+		a.opt("-fw_cfg", kv{"name", f.Name}, kv{"file", f.Path})
+	}
+}
+
+func (m Machine) disks(a *args) {
+	scsi := false
+	ahci := m.Type == "q35" // has one built in
+	for i, d := range m.Disks {
+		if d.Bus == SCSI && !scsi {
+			scsi = true
+			a.device("virtio-scsi-pci", append([]kv{{"id", "scsi"}}, m.pci(slotSCSI)...)...)
+		}
+		if (d.Bus == SATA || d.Bus == NVMe && d.CDROM) && !ahci {
+			ahci = true
+			a.device("ich9-ahci", append([]kv{{"id", "ahci"}}, m.pci(slotAHCI)...)...)
+		}
+		d.blockdev(a)
+		m.diskDevice(a, d, i)
+	}
+}
+
+// blockdev names the whole chain by hand. An overlay's header also names its backing file, but what is
+// written in a file is not what decides which file of this host is opened.
+func (d Disk) blockdev(a *args) {
+	if b := d.Backing; b != nil {
+		// the host's page cache is shared by all guests that lie on the same base image
+		a.opt("-blockdev", kv{"driver", "file"}, kv{"node-name", d.ID + "-base-file"}, kv{"filename", b.Path}, kv{"read-only", "on"})
+		a.opt("-blockdev", kv{"driver", b.Format}, kv{"node-name", d.ID + "-base"}, kv{"file", d.ID + "-base-file"}, kv{"read-only", "on"})
+	}
+	a.opt("-blockdev", kv{"driver", "file"}, kv{"node-name", d.ID + "-file"}, kv{"filename", d.Path},
+		when(d.ReadOnly, "read-only", "on"),
+		when(!d.ReadOnly, "discard", "unmap"),
+		when(d.Direct, "cache.direct", "on"),
+		when(d.Direct, "aio", "native"))
+	a.opt("-blockdev", kv{"driver", d.Format}, kv{"node-name", d.ID}, kv{"file", d.ID + "-file"},
+		when(d.ReadOnly, "read-only", "on"),
+		when(!d.ReadOnly, "discard", "unmap"),
+		when(d.Direct, "cache.direct", "on"),
+		when(d.Backing != nil, "backing", d.ID+"-base"))
+}
+
+func (m Machine) diskDevice(a *args, d Disk, i int) {
+	common := []kv{
+		{"id", d.ID + "-dev"}, {"drive", d.ID},
+		when(d.Serial != "", "serial", d.Serial),
+		when(i == 0 && m.Kernel == nil, "bootindex", "1"),
+	}
+	slot := m.pci(slotDisk + i)
+	drive := "hd"
+	if d.CDROM {
+		drive = "cd"
+	}
+	ahciBus := "ide"
+	if m.Type != "q35" {
+		ahciBus = "ahci"
+	}
+	switch d.Bus {
+	case SCSI:
+		a.device("scsi-"+drive, append(common, kv{"bus", "scsi.0"})...)
+	case SATA:
+		a.device("ide-"+drive, append(common, kv{"bus", fmt.Sprintf("%s.%d", ahciBus, i)})...)
+	case IDE:
+		if m.Type == "q35" { // its controller has one unit on each channel
+			a.device("ide-"+drive, append(common, kv{"bus", fmt.Sprintf("ide.%d", i)})...)
+			return
+		}
+		// two channels of two units
+		a.device("ide-"+drive, append(common, kv{"bus", fmt.Sprintf("ide.%d", i/2%2)}, kv{"unit", strconv.Itoa(i % 2)})...)
+	case NVMe:
+		if d.CDROM {
+			a.device("ide-cd", append(common, kv{"bus", fmt.Sprintf("%s.%d", ahciBus, i)})...)
+			return
+		}
+		a.device("nvme", append(common, slot...)...)
+	default:
+		a.device("virtio-blk-pci", append(common, slot...)...)
+	}
+}
+
+// nicModels is QEMU's device for each model's name.
+var nicModels = map[string]string{
+	"virtio": "virtio-net-pci", "e1000": "e1000", "e1000e": "e1000e", "rtl8139": "rtl8139", "vmxnet3": "vmxnet3",
+}
+
+func (m Machine) network(a *args) {
+	for i, n := range m.NICs {
+		id := fmt.Sprintf("net%d", i)
+		net := []kv{{"id", id}}
+		if u := n.User; u != nil {
+			net = append(net, when(u.HostName != "", "hostname", u.HostName))
+			for _, f := range u.Forwards {
+				net = append(net, kv{"hostfwd", f.String()})
+			}
+		}
+		a.add("-netdev", options("user", net))
+		// no option ROM: nothing boots from the network here, and loading it costs time
+		a.device(nicModels[n.Model], append([]kv{{"id", id + "-dev"}, {"netdev", id}, {"mac", n.MAC.String()}, {"romfile", ""}}, m.pci(slotNIC+i)...)...)
+	}
+}
+
+// String is f as the hostfwd option of QEMU's user network spells it.
+func (f Forward) String() string {
+	addr := func(ip interface {
+		IsValid() bool
+		String() string
+	}) string {
+		if ip.IsValid() {
+			return ip.String()
+		}
+		return ""
+	}
+	return fmt.Sprintf("%s:%s:%d-%s:%d", f.Proto, addr(f.HostIP), f.HostPort, addr(f.GuestIP), f.GuestPort)
+}
+
+func (m Machine) console(a *args) {
+	switch m.Console.Kind {
+	case ConsoleStdio:
+		// signal=off: Ctrl-C belongs to the guest
+		a.opt("-chardev", kv{"stdio,id", "console"}, kv{"signal", "off"})
+		a.add("-serial", "chardev:console")
+	case ConsoleSocket:
+		a.add("-chardev", socket("console", m.Console.Path), "-serial", "chardev:console")
+	}
+}
+
+// socket is a chardev that QEMU listens on, without waiting for anybody.
+func socket(id, path string) string {
+	return options("socket", []kv{{"id", id}, {"path", path}, {"server", "on"}, {"wait", "off"}})
+}
+
+func (m Machine) ports(a *args) {
+	if len(m.Ports) == 0 {
+		return
+	}
+	a.device("virtio-serial-pci", append([]kv{{"id", "ports"}}, m.pci(slotSerial)...)...)
+	for i, p := range m.Ports {
+		a.add("-chardev", socket(p.ID, p.Path))
+		a.device("virtserialport", kv{"bus", "ports.0"}, kv{"nr", strconv.Itoa(i + 1)}, kv{"chardev", p.ID}, kv{"id", p.ID + "-port"}, kv{"name", p.Name})
+	}
+}
+
+// small are the devices that cost nothing and that every guest should have.
+func (m Machine) small(a *args) {
+	a.add("-object", "rng-builtin,id=rng")
+	a.device("virtio-rng-pci", append([]kv{{"id", "rng-dev"}, {"rng", "rng"}}, m.pci(slotRNG)...)...)
+	// free-page-reporting gives back to the host what the guest has freed
+	a.device("virtio-balloon-pci", append([]kv{{"id", "balloon"}, {"free-page-reporting", "on"}}, m.pci(slotMemory)...)...)
+	if m.Arch == "arm64" {
+		a.device("pvpanic-pci", append([]kv{{"id", "panic"}}, m.pci(slotPanic)...)...)
+	} else {
+		a.device("pvpanic", kv{"id", "panic"})
+	}
+}
+
+func (m Machine) control(a *args) {
+	for _, q := range m.Monitors {
+		a.add("-chardev", socket(q.ID, q.Path))
+		a.opt("-mon", kv{"chardev", q.ID}, kv{"mode", "control"})
+	}
+	reboot := "reset"
+	if m.ExitOnReboot {
+		reboot = "shutdown"
+	}
+	a.opt("-action", kv{"reboot", reboot}, kv{"shutdown", "poweroff"}, kv{"panic", "shutdown"})
+	if m.Paused {
+		a.add("-S")
+	}
+}

@@ -1,0 +1,174 @@
+package qemu
+
+import (
+	"flag"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func mac(s string) net.HardwareAddr {
+	m, err := net.ParseMAC(s)
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
+
+// demo is the machine of the README's quick start.
+func demo() Machine {
+	return Machine{
+		Name: "demo", UUID: "6a9b4c0e-5d1f-4f6b-9a55-0d6d0d6f2a11",
+		Arch: "amd64", Type: "q35",
+		Accel: TCG, TranslationCache: 512 * mib, MultiThreaded: true, CPUModel: "max",
+		CPUs: 2, Memory: 4 << 30,
+		FWCfg: []FWCfg{{"opt/com.coreos/config", "/run/vmentry/ignition.json"}},
+		Disks: []Disk{
+			{ID: "disk", Path: "/var/lib/vmentry/disk/overlay.qcow2", Format: "qcow2", Bus: VirtIO, Direct: true,
+				Backing: &Backing{"/image/disk.qcow2", "qcow2"}},
+			{ID: "seed", Path: "/run/vmentry/seed.iso", Format: "raw", Bus: VirtIO, ReadOnly: true, CDROM: true},
+		},
+		NICs: []NIC{{Model: "virtio", MAC: mac("52:00:00:00:00:01"), User: &UserNet{HostName: "demo", Forwards: []Forward{
+			{Proto: "tcp", HostPort: 2222, GuestPort: 22},
+			{Proto: "udp", HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 53, GuestPort: 5353},
+		}}}},
+		Console: Console{ConsoleSocket, "/run/vmentry/console.sock"},
+		Ports: []Port{
+			{"agent", "org.qemu.guest_agent.0", "/run/vmentry/agent.sock"},
+			{"exit", "org.vmentry.exit", "/run/vmentry/exit.sock"},
+		},
+		Monitors: []MonitorSocket{{"qmp", "/run/vmentry/qmp.sock"}},
+		Paused:   true,
+	}
+}
+
+func TestArgs(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*Machine)
+	}{
+		{"demo", func(*Machine) {}},
+		{"kvm-uefi", func(m *Machine) {
+			m.Accel, m.CPUModel = KVM, "host"
+			m.Firmware = &Firmware{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/var/lib/vmentry/nvram.fd"}
+			m.ExitOnReboot = true
+			m.Paused = false
+			m.Console = Console{Kind: ConsoleStdio}
+		}},
+		{"kernel-only", func(m *Machine) {
+			m.Disks, m.NICs, m.FWCfg, m.Ports = nil, nil, nil, nil
+			m.Kernel = &Kernel{"/boot/vmlinuz", "/boot/initrd", "console=ttyS0 a=b,c"}
+			m.Console = Console{Kind: ConsoleNone}
+			m.ExtraArgs = []string{"-device", "edu"}
+		}},
+		{"machine-options", func(m *Machine) { m.TypeOptions = "hpet=off,smm=on" }},
+		{"arm64", func(m *Machine) { m.Arch, m.Type, m.CPUModel = "arm64", "virt", "max,pauth-impdef=on" }},
+		{"scsi", func(m *Machine) { m.Disks[0].Bus, m.Disks[1].Bus = SCSI, SCSI }},
+		{"sata", func(m *Machine) { m.Disks[0].Bus, m.Disks[1].Bus = SATA, SATA }},
+		{"ide-pc", func(m *Machine) { m.Type, m.Disks[0].Bus, m.Disks[1].Bus = "pc", IDE, IDE }},
+		{"ide-q35", func(m *Machine) { m.Disks[0].Bus, m.Disks[1].Bus = IDE, IDE }},
+		{"sata-pc", func(m *Machine) { m.Type, m.Disks[0].Bus, m.Disks[1].Bus = "pc", SATA, SATA }},
+		{"nvme", func(m *Machine) { m.Disks[0].Bus, m.Disks[0].Serial, m.Disks[1].Bus = NVMe, "disk", NVMe }},
+		{"comma-in-path", func(m *Machine) { m.Disks[0].Path = "/data/a,b=c/overlay.qcow2" }},
+		{"e1000", func(m *Machine) { m.NICs[0].Model = "e1000" }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := demo()
+			tt.change(&m)
+			got := grouped(m.Args())
+			golden := filepath.Join("testdata", tt.name+".args")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("arguments differ from %s (go test ./internal/qemu -update writes it anew):\n%s", golden, diff)
+			}
+		})
+	}
+}
+
+// grouped prints an option and its value on one line.
+func grouped(args []string) string {
+	var b strings.Builder
+	for i, a := range args {
+		if i > 0 {
+			if strings.HasPrefix(a, "-") {
+				b.WriteByte('\n')
+			} else {
+				b.WriteByte(' ')
+			}
+		}
+		b.WriteString(a)
+	}
+	return b.String() + "\n"
+}
+
+func TestIDsAreUnique(t *testing.T) {
+	seen := map[string]bool{}
+	for _, a := range demo().Args() {
+		for _, o := range strings.Split(a, ",") {
+			if id, ok := strings.CutPrefix(o, "id="); ok {
+				if seen[id] {
+					t.Errorf("id %q is given twice", id)
+				}
+				seen[id] = true
+			}
+		}
+	}
+	if len(seen) < 8 {
+		t.Errorf("only %d ids were seen: %v", len(seen), seen)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	all := Capabilities{
+		Version:  Version{Major: 10},
+		Machines: []string{"q35"},
+		Devices:  []string{"virtio-blk-pci", "virtio-net-pci", "virtio-rng-pci", "virtio-balloon-pci", "virtio-serial-pci", "virtserialport", "pvpanic"},
+		Objects:  []string{"rng-builtin"},
+		Netdevs:  []string{"user"},
+	}
+	tests := []struct {
+		name   string
+		change func(*Machine, *Capabilities)
+		want   []string // each a part of one complaint
+	}{
+		{"OK", func(*Machine, *Capabilities) {}, nil},
+		{"OK the user's own arguments are the user's", func(m *Machine, _ *Capabilities) { m.ExtraArgs = []string{"-device", "edu"} }, nil},
+		{"bad old", func(_ *Machine, c *Capabilities) { c.Version = Version{Major: 5, Minor: 2} }, []string{"QEMU 5.2.0 is too old"}},
+		{"bad module", func(m *Machine, _ *Capabilities) { m.NICs[0].Model = "vmxnet3" }, []string{`no device "vmxnet3"`}},
+		{"bad slirp", func(_ *Machine, c *Capabilities) { c.Netdevs = []string{"tap"} }, []string{`no network back-end "user"`}},
+		{"bad objects and age", func(m *Machine, c *Capabilities) { c.Objects = nil; c.Version.Major = 4 }, []string{"too old", `no object "rng-builtin"`}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m, c := demo(), all
+			c.Devices = slices.Clone(all.Devices)
+			tt.change(&m, &c)
+			got := c.Check(m)
+			if len(got) != len(tt.want) {
+				t.Fatalf("got %q, want %d complaints", got, len(tt.want))
+			}
+			for i, w := range tt.want {
+				if !strings.Contains(got[i], w) {
+					t.Errorf("complaint %q does not say %q", got[i], w)
+				}
+			}
+		})
+	}
+}
