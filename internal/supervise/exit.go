@@ -1,0 +1,74 @@
+package supervise
+
+import (
+	"fmt"
+	"syscall"
+)
+
+// The exit codes of vmentry, as docs/lifecycle.md explains them. Those from 64 to 78 are of sysexits.h.
+const (
+	OK            = 0
+	Usage         = 64
+	Unavailable   = 69
+	Software      = 70
+	Panicked      = 71
+	IOError       = 74
+	ForcedOff     = 75
+	Rebooted      = 76
+	Misconfigured = 78
+	Signalled     = 128 // plus the signal's number
+	Stopped       = Signalled + int(syscall.SIGTERM)
+)
+
+// Reasons in QMP's SHUTDOWN event (ShutdownCause in QEMU's qapi/run-state.json).
+const (
+	byGuest      = "guest-shutdown"
+	byReset      = "guest-reset"
+	byPanic      = "guest-panic"
+	byHostSignal = "host-signal"
+	byQuit       = "host-qmp-quit"
+	byButton     = "host-qmp-system-reset"
+)
+
+// End is how a VM came to its end.
+type End struct {
+	Status   syscall.WaitStatus // QEMU's
+	Shutdown string             // the reason of the last SHUTDOWN event, or ""
+	Stopped  bool               // vmentry was asked to stop
+	Forced   string             // why vmentry ended QEMU without the guest's consent, or ""
+	Job      bool               // the guest had opened its exit port
+	Chosen   *int               // the code that the guest chose, from 0 to 63
+}
+
+// Code is the exit code for e, and one line that explains it.
+func (e End) Code() (int, string) {
+	switch {
+	case e.Forced != "":
+		return ForcedOff, "the guest was forced off: " + e.Forced
+	case e.Status.Signaled():
+		s := e.Status.Signal()
+		return Signalled + int(s), fmt.Sprintf("QEMU was killed by signal %d (%s)", int(s), s)
+	case e.Shutdown == byPanic:
+		return Panicked, "the guest's kernel panicked; its last words are on the console"
+	case e.Status.ExitStatus() != 0:
+		return Software, fmt.Sprintf("QEMU ended with status %d", e.Status.ExitStatus())
+	case e.Shutdown == byHostSignal:
+		return Software, "QEMU was told to end by a signal that vmentry did not send"
+	case e.Shutdown == byQuit:
+		return Software, "QEMU was told to quit by somebody else"
+	case e.Shutdown == byGuest && e.Chosen != nil:
+		return *e.Chosen, fmt.Sprintf("the guest chose %d", *e.Chosen)
+	case e.Shutdown == byReset || e.Shutdown == byButton:
+		return Rebooted, "the guest rebooted, and VM_REBOOT is exit"
+	case e.Shutdown == byGuest && e.Stopped && e.Job:
+		return Stopped, "a job was stopped before it had chosen its exit code"
+	case e.Shutdown == byGuest && e.Stopped:
+		return OK, "the guest shut down as asked"
+	case e.Shutdown == byGuest:
+		return OK, "the guest powered itself off"
+	case e.Shutdown != "":
+		return Software, fmt.Sprintf("QEMU ended by itself (%s)", e.Shutdown)
+	default:
+		return Software, "QEMU ended without saying why"
+	}
+}
