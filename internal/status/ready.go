@@ -1,0 +1,90 @@
+package status
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Condition is what ready means.
+type Condition struct {
+	// Port is the guest's TCP port that must accept; 0: it is enough that the guest runs.
+	Port uint16
+}
+
+// Guest is what readiness asks of the VM.
+type Guest interface {
+	// RunState is QEMU's word for what the guest does; "running" is the good one.
+	RunState(context.Context) (string, error)
+	// Open opens a way to the guest's TCP port that nobody else uses.
+	Open(ctx context.Context, port uint16) (Way, error)
+}
+
+// Way leads one connection to a port of the guest.
+type Way interface {
+	Addr() netip.AddrPort
+	// Accepted says whether the guest itself has accepted the connection made to Addr.
+	Accepted(context.Context) (bool, error)
+	Close()
+}
+
+// pause is the time between two looks at a connection that the guest has not accepted yet.
+const pause = 10 * time.Millisecond
+
+// Check says whether the guest is ready; if not, reason says why. It takes as long as ctx lets it where the guest
+// does not answer at all.
+func (c Condition) Check(ctx context.Context, g Guest) (ready bool, reason string) {
+	state, err := g.RunState(ctx)
+	if err != nil {
+		return false, fmt.Sprintf("QEMU does not answer: %v", err)
+	}
+	if state != "running" {
+		return false, fmt.Sprintf("the guest is %s", state)
+	}
+	if c.Port == 0 {
+		return true, "the guest is running"
+	}
+	way, err := g.Open(ctx, c.Port)
+	if err != nil {
+		return false, fmt.Sprintf("no way to the guest's port %d: %v", c.Port, err)
+	}
+	defer way.Close()
+	return accepts(ctx, way, c.Port)
+}
+
+// accepts connects and waits for the guest. A connection alone proves nothing: QEMU's user network accepts before
+// the guest does, even for one that is paused. A byte from the guest, or QEMU's word that the guest has answered, does.
+func accepts(ctx context.Context, way Way, port uint16) (bool, string) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", way.Addr().String())
+	if err != nil {
+		return false, fmt.Sprintf("the guest's port %d refuses: %v", port, err)
+	}
+	defer conn.Close()
+	spoken := make(chan error, 1)
+	go func() {
+		_, err := conn.Read(make([]byte, 1))
+		spoken <- err
+	}()
+	for {
+		ok, err := way.Accepted(ctx)
+		if err != nil && ctx.Err() == nil {
+			return false, fmt.Sprintf("the state of the connection is not to be had: %v", err)
+		}
+		if ok {
+			return true, fmt.Sprintf("the guest accepts on port %d", port)
+		}
+		select {
+		case err := <-spoken:
+			if err == nil {
+				return true, fmt.Sprintf("the guest speaks on port %d", port)
+			}
+			return false, fmt.Sprintf("nothing listens on the guest's port %d", port)
+		case <-ctx.Done():
+			return false, fmt.Sprintf("the guest does not answer on port %d", port)
+		case <-time.After(pause):
+		}
+	}
+}

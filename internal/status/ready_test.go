@@ -1,0 +1,109 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fakeGuest stands for a QEMU's answers; the connection itself is a real one.
+type fakeGuest struct {
+	state    string
+	stateErr error
+	openErr  error
+	addr     netip.AddrPort
+	accepted func() (bool, error)
+	closed   int
+}
+
+func (g *fakeGuest) RunState(context.Context) (string, error) { return g.state, g.stateErr }
+func (g *fakeGuest) Open(context.Context, uint16) (Way, error) {
+	if g.openErr != nil {
+		return nil, g.openErr
+	}
+	return g, nil
+}
+func (g *fakeGuest) Addr() netip.AddrPort                   { return g.addr }
+func (g *fakeGuest) Accepted(context.Context) (bool, error) { return g.accepted() }
+func (g *fakeGuest) Close()                                 { g.closed++ }
+
+// listen accepts connections as QEMU does, before any guest has, and does with them what the test says.
+func listen(t *testing.T, serve func(net.Conn)) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serve(c)
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func TestCheck(t *testing.T) {
+	never := func() (bool, error) { return false, nil }
+	silent := listen(t, func(net.Conn) {})
+	speaking := listen(t, func(c net.Conn) { c.Write([]byte("SSH-2.0")) })
+	hanging := listen(t, func(c net.Conn) { c.Close() })
+	tests := []struct {
+		name  string
+		port  uint16
+		guest fakeGuest
+		want  bool
+		says  string
+	}{
+		{"OK it runs, and that is enough", 0, fakeGuest{state: "running"}, true, "running"},
+		{"OK the guest speaks", 22, fakeGuest{state: "running", addr: speaking, accepted: never}, true, "speaks"},
+		{"OK the guest has accepted", 22, fakeGuest{state: "running", addr: silent, accepted: func() (bool, error) { return true, nil }}, true, "accepts"},
+		{"bad paused", 22, fakeGuest{state: "paused", addr: speaking, accepted: never}, false, "paused"},
+		{"bad no QMP", 22, fakeGuest{stateErr: errors.New("gone")}, false, "does not answer: gone"},
+		{"bad no way", 22, fakeGuest{state: "running", openErr: errors.New("no network")}, false, "no network"},
+		{"bad accepted by QEMU alone", 22, fakeGuest{state: "running", addr: silent, accepted: never}, false, "does not answer on port 22"},
+		{"bad refused by the guest", 22, fakeGuest{state: "running", addr: hanging, accepted: never}, false, "nothing listens"},
+		{"bad table unknown", 22, fakeGuest{state: "running", addr: silent, accepted: func() (bool, error) { return false, errors.New("no table") }}, false, "no table"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			defer cancel()
+			ready, reason := Condition{Port: tt.port}.Check(ctx, &tt.guest)
+			if ready != tt.want || !strings.Contains(reason, tt.says) {
+				t.Errorf("%v, %q; want %v and %q", ready, reason, tt.want, tt.says)
+			}
+			if opened := tt.guest.addr.IsValid() && tt.guest.state == "running"; opened && tt.guest.closed == 0 {
+				t.Error("the way was left open")
+			}
+		})
+	}
+}
+
+func TestFacts(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := ReadFacts(dir); !errors.Is(err, ErrNoVM) {
+		t.Errorf("nothing there: %v", err)
+	}
+	want := Facts{Name: "vm", PID: 1, Started: time.Unix(1, 0).UTC(), Mode: "user", Ready: Condition{Port: 22}}
+	for range 2 {
+		if err := want.Write(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := ReadFacts(dir); got != want || err != nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+	RemoveFacts(dir)
+	if _, err := ReadFacts(dir); !errors.Is(err, ErrNoVM) {
+		t.Errorf("after the removal: %v", err)
+	}
+}
