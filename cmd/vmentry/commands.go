@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmentry/vmentry/internal/boot"
+	"github.com/vmentry/vmentry/internal/config"
+	"github.com/vmentry/vmentry/internal/supervise"
+)
+
+// program is what a start of vmentry was given.
+type program struct {
+	start   time.Time
+	signals *supervise.Signals
+	args    []string
+	streams boot.Streams
+}
+
+// run carries out one command and returns the process's exit code.
+func run(p program) int {
+	args, err := boot.BareArguments(p.args)
+	if err == nil {
+		root := p.root()
+		root.SetArgs(args)
+		root.SetOut(p.streams.Out)
+		root.SetErr(p.streams.Err)
+		err = root.Execute()
+	}
+	var code exit
+	switch {
+	case err == nil:
+		return supervise.OK
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, new(usageError)):
+		fmt.Fprintf(p.streams.Err, "vmentry: %v (see vmentry --help)\n", err)
+		return supervise.Usage
+	default:
+		fmt.Fprintln(p.streams.Err, "vmentry:", err)
+		return boot.ExitCode(err)
+	}
+}
+
+// exit is an exit code that needs no more words.
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+// until runs f with a context that a signal cancels.
+func (p program) until(f func(context.Context) error) error {
+	ctx, end := p.signals.Until(context.Background())
+	defer end()
+	return f(ctx)
+}
+
+// within is [program.until], for at most so long.
+func (p program) within(timeout time.Duration, f func(context.Context) error) error {
+	return p.until(func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return f(ctx)
+	})
+}
+
+func (p program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "vmentry",
+		Short: "Boot a virtual machine in a container",
+		Long: `vmentry is the entrypoint of a container image that boots a virtual machine. Environment variables configure it: see
+vmentry env. Without a command it boots. A first argument that begins with a dash and is none of vmentry's own makes all of
+them QEMU's: IMAGE -m 1024m -smp 1.`,
+		Version:       version,
+		Args:          noArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(*cobra.Command, []string) error { return p.boot(nil) },
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(
+		p.bootCommand(), p.planCommand(), p.provisionCommand(), p.envCommand(), p.probeCommand(),
+		p.button("powerdown", "Press the VM's power button"),
+		p.button("reset", "Press the VM's reset button"),
+		p.button("pause", "Stop the VM's processors"),
+		p.button("resume", "Let a paused VM go on"),
+		p.versionCommand(),
+	)
+	for _, name := range []string{"status", "console", "exec", "snapshot"} {
+		root.AddCommand(notYet(name))
+	}
+	return root
+}
+
+// notYet is a command that this release does not have.
+func notYet(name string) *cobra.Command {
+	return &cobra.Command{
+		Use: name, Hidden: true, DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error { return boot.NotYet("vmentry " + name) },
+	}
+}
+
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unknown command or argument %q", args[0])}
+	}
+	return nil
+}
+
+func (p program) boot(qemuArgs []string) error {
+	if code := boot.Run(p.signals, p.start, p.streams, qemuArgs); code != supervise.OK {
+		return exit(code)
+	}
+	return nil
+}
+
+func (p program) bootCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "boot [-- QEMU ARGUMENTS...]",
+		Short: "Boot the VM and stay with it until it is off (what vmentry alone does)",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+				return usageError{fmt.Errorf("unknown argument %q; QEMU's own come after --", args[0])}
+			}
+			return p.boot(args)
+		},
+	}
+}
+
+func (p program) planCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "plan [-- QEMU ARGUMENTS...]",
+		Short: "Print what boot would do, and change nothing",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			print, ok := map[string]func(boot.Plan) (string, error){"text": boot.Plan.Text, "json": boot.Plan.JSON, "shell": boot.Plan.Shell}[output]
+			if !ok {
+				return usageError{fmt.Errorf("-o %q: it is text, json or shell", output)}
+			}
+			return p.until(func(ctx context.Context) error {
+				plan, err := boot.Prepare(ctx, args)
+				if err != nil {
+					for _, w := range plan.Warnings { // a misspelt variable may be the reason
+						fmt.Fprintln(cmd.ErrOrStderr(), "vmentry: warning:", w)
+					}
+					return err
+				}
+				text, err := print(plan)
+				if err == nil {
+					_, err = fmt.Fprint(cmd.OutOrStdout(), text)
+				}
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text, json, or shell: a script that can be pasted")
+	return cmd
+}
+
+func (p program) provisionCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "provision",
+		Short: "Translate the guest's configuration: print the Ignition, with its secrets, or write it and the seed to a directory",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return boot.Provision(cmd.OutOrStdout(), cmd.ErrOrStderr(), dir)
+		},
+	}
+	cmd.Flags().StringVarP(&dir, "output", "o", "", "directory to write ignition.json and seed.iso to")
+	return cmd
+}
+
+func (p program) envCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "env",
+		Short: "Print the environment variables",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch output {
+			case "text":
+				fmt.Fprint(cmd.OutOrStdout(), config.Text(boot.TerminalWidth(os.Stdout)))
+			case "markdown":
+				fmt.Fprint(cmd.OutOrStdout(), config.Markdown())
+			default:
+				return usageError{fmt.Errorf("-o %q: it is text or markdown", output)}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or markdown")
+	return cmd
+}
+
+func (p program) probeCommand() *cobra.Command {
+	timeout := boot.ProbeTimeout
+	cmd := &cobra.Command{
+		Use:   "probe ready",
+		Short: "Exit 0 if the guest is ready, else 1, with one line of reason",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || !slices.Contains([]string{"ready", "startup", "live"}, args[0]) {
+				return usageError{errors.New("probe takes one word: ready")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] != "ready" {
+				return boot.NotYet("vmentry probe " + args[0])
+			}
+			return p.within(timeout, func(ctx context.Context) error {
+				ready, reason := boot.ProbeReady(ctx)
+				fmt.Fprintln(cmd.OutOrStdout(), reason)
+				if !ready {
+					return exit(1)
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().DurationVar(&timeout, "timeout", timeout, "how long to wait for an answer")
+	return cmd
+}
+
+func (p program) button(name, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:   name,
+		Short: short,
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return p.within(boot.ProbeTimeout, func(ctx context.Context) error {
+				return boot.Press(ctx, name)
+			})
+		},
+	}
+}
+
+func (p program) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of vmentry and of its QEMU",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return p.until(func(ctx context.Context) error {
+				fmt.Fprintf(cmd.OutOrStdout(), "vmentry %s (%s)\nQEMU %s\n", version, commit, boot.QEMUVersion(ctx))
+				return nil
+			})
+		},
+	}
+}

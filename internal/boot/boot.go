@@ -1,0 +1,253 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/vmentry/vmentry/internal/config"
+	"github.com/vmentry/vmentry/internal/console"
+	"github.com/vmentry/vmentry/internal/disk"
+	"github.com/vmentry/vmentry/internal/provision"
+	"github.com/vmentry/vmentry/internal/status"
+	"github.com/vmentry/vmentry/internal/supervise"
+)
+
+// Streams are standard input, output and error.
+type Streams struct{ In, Out, Err *os.File }
+
+// Run is vmentry's main command: it boots the VM, stays with it until it is off, and returns the exit code.
+func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs []string) int {
+	cfg, warnings, mistakes := config.Parse(os.Environ())
+	logged := console.NewWriter(streams.Err) // whoever reads the log must not be able to stop a shutdown
+	defer logged.Flush(drainOutput)
+	log := newLogger(logged, string(cfg.LogFormat), cfg.LogLevel)
+	milestones := status.NewMilestones(began, log)
+	for _, w := range warnings {
+		log.Warn(w.String()) // before all mistakes: a misspelt variable may be the reason of them
+	}
+
+	// until the guest runs, the first signal ends everything that is under way
+	ctx, handOver := signals.Until(context.Background())
+	end, err := func() (supervise.End, error) {
+		plan, err := prepare(ctx, cfg, mistakes, qemuArgs)
+		if err != nil {
+			return supervise.End{}, err
+		}
+		plan.announce(log)
+		milestones.Reach(status.Configured)
+		run, err := plan.makeRunDir(ctx)
+		if err != nil {
+			return supervise.End{}, err
+		}
+		defer run.Close()
+		defer plan.clearRunDir() // of secrets first of all, however far the start has come
+		lock, err := plan.apply(ctx, log, milestones)
+		keep := []*os.File{run}
+		if lock != nil {
+			defer lock.Close()
+			keep = append(keep, lock.File())
+		}
+		if err != nil {
+			return supervise.End{}, err
+		}
+		if !cfg.Supervise {
+			handOver()
+			logged.Flush(drainOutput)
+			return supervise.End{}, plan.replace(ctx, signals, keep)
+		}
+		return plan.run(ctx, handOver, signals, streams, keep, log, milestones)
+	}()
+	if err != nil {
+		code := ExitCode(err)
+		report(log, err, code)
+		return code
+	}
+	code, why := end.Code()
+	log.Log(context.Background(), severity(code), "the end: "+why, "exit", code)
+	return code
+}
+
+// severity is how bad an exit code is.
+func severity(code int) slog.Level {
+	switch {
+	case code == supervise.OK || code == supervise.Rebooted || code == supervise.Stopped:
+		return slog.LevelInfo
+	case code < supervise.Usage:
+		return slog.LevelInfo // the guest's own
+	default:
+		return slog.LevelError
+	}
+}
+
+// report logs a failure, an event for each of its lines.
+func report(log *slog.Logger, err error, code int) {
+	if errors.As(err, new(supervise.Stop)) {
+		log.Info("the end: "+err.Error()+" before the guest ran", "exit", code)
+		return
+	}
+	lines := strings.Split(err.Error(), "\n")
+	for i, line := range lines {
+		attrs := []any{}
+		if i == len(lines)-1 {
+			attrs = append(attrs, "exit", code)
+		}
+		log.Error(strings.TrimRight(line, " "), attrs...)
+	}
+}
+
+// announce logs what was chosen, and the warnings.
+func (p Plan) announce(log *slog.Logger) {
+	for _, w := range p.Disk.Warnings {
+		log.Warn(w)
+	}
+	for _, m := range p.Provision.Messages {
+		level := slog.LevelInfo
+		if m.Severity >= provision.Warning {
+			level = slog.LevelWarn
+		}
+		log.Log(context.Background(), level, m.String())
+	}
+	for _, c := range p.Chosen {
+		level := slog.LevelDebug
+		if c.Name == "accelerator" || c.Name == "firmware" {
+			level = slog.LevelInfo // what decides about the guest's speed, and whether it boots
+		}
+		log.Log(context.Background(), level, c.Name+": "+c.Value, "because", c.Why)
+	}
+	log.Info("booting", "name", p.Machine.Name, "cpus", p.Machine.CPUs, "memory", config.Bytes(p.Machine.Memory).String(),
+		"network", string(p.Network.Mode), "QEMU", p.QEMU.Version.String())
+}
+
+// apply makes everything that the guest needs. What it makes is whole or not there, and it may be done again.
+func (p Plan) apply(ctx context.Context, log *slog.Logger, milestones *status.Milestones) (*disk.Lock, error) {
+	lock, err := p.applyDisk(ctx, log)
+	if err != nil {
+		return nil, stopped(ctx, err)
+	}
+	milestones.Reach(status.DiskReady)
+	if err := p.Provision.Write(p.Config.RunDir); err != nil {
+		return lock, fail(supervise.IOError, "the guest's configuration cannot be written: %w", err)
+	}
+	milestones.Reach(status.NetworkReady, "mode", string(p.Network.Mode))
+	facts := status.Facts{Name: p.Machine.Name, PID: os.Getpid(), Started: time.Now(), Mode: string(p.Network.Mode), Ready: p.Ready}
+	if err := facts.Write(p.Config.RunDir); err != nil {
+		return lock, fail(supervise.IOError, "the run directory cannot be written: %w", err)
+	}
+	return lock, stopped(ctx, nil)
+}
+
+// runFiles are what a start leaves in the run directory.
+var runFiles = []string{
+	provision.IgnitionFile, provision.FWCfgFile, provision.SeedFile, // these hold secrets
+	qmpSocket, statusSocket, probeSocket, consoleSocket, agentSocket, exitSocket,
+}
+
+// makeRunDir makes the run directory, takes it for this start alone, and clears it of what a start that was killed has left
+// there. It is taken for as long as the file that is returned is open, here or in a QEMU that has inherited it (flock(2)): a
+// second vmentry must not take the sockets away from under the first.
+func (p Plan) makeRunDir(ctx context.Context) (*os.File, error) {
+	dir := p.Config.RunDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fail(supervise.IOError, "VM_RUN_DIR=%s cannot be made: %w; mount a writable directory there (--tmpfs %s, or an emptyDir)", dir, err, dir)
+	}
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return nil, fail(supervise.IOError, "VM_RUN_DIR=%s is not writable: %w; mount a writable directory there (--tmpfs %s, or an emptyDir)", dir, err, dir)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fail(supervise.IOError, "VM_RUN_DIR cannot be used: %w", err)
+	}
+	for began := time.Now(); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EWOULDBLOCK {
+			break // a file system without locks is no reason to refuse
+		}
+		select {
+		case <-ctx.Done():
+			err = stopped(ctx, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+			if time.Since(began) < disk.LockWait { // a predecessor that was killed may still be on its way out
+				continue
+			}
+			err = fail(supervise.IOError, "VM_RUN_DIR=%s is in use by another vmentry; stop that one first, or give this VM a run directory of its own", dir)
+		}
+		f.Close()
+		return nil, err
+	}
+	p.clearRunDir()
+	return f, nil
+}
+
+func (p Plan) clearRunDir() {
+	status.RemoveFacts(p.Config.RunDir)
+	for _, name := range runFiles {
+		os.Remove(p.file(name))
+	}
+}
+
+// run starts the VM and stays with it. QEMU inherits the files of keep, so that what they lock stays locked for as long as
+// it lives.
+func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signals, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (supervise.End, error) {
+	v, monitor, err := start(ctx, p, streams, keep, log, milestones)
+	if err != nil {
+		return supervise.End{}, err
+	}
+	defer monitor.Close()
+	handOver() // from here on a signal is the guest's business
+	if err := stopped(ctx, nil); err != nil {
+		v.abandon()
+		return supervise.End{}, err
+	}
+	if err := v.letGo(monitor); err != nil {
+		v.abandon()
+		return supervise.End{}, err
+	}
+	background, cancel := context.WithCancel(context.Background())
+	recorded := make(chan struct{})
+	go func() {
+		defer close(recorded)
+		p.recordDigest(background, log)
+	}()
+	defer func() { // before the lock of the data directory goes
+		cancel()
+		<-recorded
+	}()
+	return v.supervise(signals.C(), monitor), nil
+}
+
+// replace lets QEMU take this process's place, with the files of keep. It returns only if that fails.
+func (p Plan) replace(ctx context.Context, signals *supervise.Signals, keep []*os.File) error {
+	if err := stopped(ctx, nil); err != nil {
+		return err
+	}
+	for _, f := range keep {
+		// QEMU keeps the directories locked without knowing it
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {
+			return fail(supervise.IOError, "the lock cannot be handed over: %w", err)
+		}
+	}
+	signals.Release()
+	select {
+	case s := <-signals.C(): // came just now; QEMU would never hear of it
+		return supervise.Stop{Signal: s}
+	default:
+	}
+	err := syscall.Exec(p.QEMU.Path, append([]string{p.QEMU.Path}, p.Machine.Args()...), p.Environ)
+	return fail(supervise.Software, "QEMU could not be started: exec %s: %w", p.QEMU.Path, err)
+}
+
+// TerminalWidth is the width of the terminal on f in columns, or 80.
+func TerminalWidth(f *os.File) int {
+	if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
+		return w
+	}
+	return 80
+}

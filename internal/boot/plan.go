@@ -1,0 +1,252 @@
+// Package boot puts the parts together: environment, plan, effects, QEMU, supervision, exit code. It holds the order of
+// the steps, and is the only package that knows all the others.
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vmentry/vmentry/internal/config"
+	"github.com/vmentry/vmentry/internal/disk"
+	"github.com/vmentry/vmentry/internal/network"
+	"github.com/vmentry/vmentry/internal/provision"
+	"github.com/vmentry/vmentry/internal/qemu"
+	"github.com/vmentry/vmentry/internal/status"
+	"github.com/vmentry/vmentry/internal/supervise"
+)
+
+// Plan is everything that boot will do, before it does it. Making it changes nothing.
+type Plan struct {
+	Config    config.Config
+	Identity  string // of the VM, see vmIdentity
+	Chosen    []Setting
+	Warnings  []config.Warning // about the environment; the parts have their own
+	Provision provision.Result
+	Disk      disk.Plan
+	Network   network.Plan
+	Machine   qemu.Machine
+	QEMU      Program
+	Ready     status.Condition
+	Environ   []string // QEMU's environment
+
+	flash flash // UEFI's code and the template of its variables; none with a BIOS
+}
+
+// Program is the QEMU that will run.
+type Program struct {
+	Path    string
+	Version qemu.Version
+}
+
+// probeTime is how long QEMU may take to say what it can do.
+const probeTime = 30 * time.Second
+
+// Prepare reads the environment and makes the plan. All mistakes of the user's come as one [Failure], before anything
+// that is merely missing; the plan then has the warnings alone.
+func Prepare(ctx context.Context, qemuArgs []string) (Plan, error) {
+	cfg, warnings, mistakes := config.Parse(os.Environ())
+	plan, err := prepare(ctx, cfg, mistakes, qemuArgs)
+	plan.Warnings = warnings
+	return plan, err
+}
+
+func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, qemuArgs []string) (Plan, error) {
+	host := InspectHost()
+	for _, m := range cfg.NotYet() {
+		if !mistakes.Has(m.Variable) {
+			mistakes = append(mistakes, m)
+		}
+	}
+	plan := Plan{Config: cfg, Identity: vmIdentity(cfg, host)}
+	chosen, accelErr := resolve(cfg, host, &mistakes)
+	plan.Chosen = chosen.chosen
+	plan.Environ = environForOthers(cfg)
+	asking, enough := context.WithCancel(ctx)
+	asked := askQEMU(asking, chosen.arch, plan.Environ) // in the meantime
+	defer func() {
+		enough() // a QEMU that is asked outlives whoever asks, if it is let
+		<-asked
+	}()
+
+	if cfg.Ready.Kind == config.ReadyTCP {
+		plan.Ready.Port = cfg.Ready.Port
+	}
+	name := cfg.Name
+	if name == "" {
+		name = host.HostName
+	}
+	extra := slices.Concat(cfg.Args, qemuArgs)
+	checkArguments(extra, &mistakes)
+	checkReadable("VM_KERNEL", cfg.Kernel, &mistakes)
+	checkReadable("VM_INITRD", cfg.Initrd, &mistakes)
+	var provisionErr, diskErr error
+	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), &mistakes)
+	diskErr = plan.planDisk(cfg, chosen.arch)
+	if isMistake(diskErr) {
+		provisionErr, diskErr = errors.Join(provisionErr, diskErr), nil
+	}
+	if err := wrong(mistakes, provisionErr); err != nil {
+		return Plan{}, stopped(ctx, err)
+	}
+	answer := <-asked
+	if err := errors.Join(diskErr, accelErr, answer.err); err != nil {
+		return Plan{}, stopped(ctx, err)
+	}
+
+	if !answer.can.HasMachine(chosen.machine) {
+		return Plan{}, wrong(config.Mistakes{{Variable: "VM_MACHINE", Value: chosen.machine, Problem: fmt.Sprintf(
+			"QEMU %s has no such machine; write q35 or pc (amd64), virt (arm64), or one of %s -machine help", answer.can.Version, qemuNames[chosen.arch])}})
+	}
+	plan.Network = planNetwork(cfg, name, plan.Identity)
+	plan.makeMachine(name, chosen, host, extra)
+	plan.QEMU = Program{answer.path, answer.can.Version}
+	if missing := answer.can.Check(plan.Machine); len(missing) > 0 {
+		return Plan{}, fail(supervise.Unavailable, "%s", strings.Join(missing, "\n"))
+	}
+	return plan, nil
+}
+
+// checkArguments refuses what of QEMU's own arguments would take it away from its supervisor.
+func checkArguments(args []string, mistakes *config.Mistakes) {
+	for _, a := range args {
+		if a == "-daemonize" || a == "--daemonize" {
+			*mistakes = append(*mistakes, config.Mistake{Variable: "VM_ARGS", Value: a, Problem: "QEMU must stay where vmentry can wait for it; leave it out"})
+		}
+	}
+}
+
+// checkReadable adds a mistake where a file that was named cannot be read.
+func checkReadable(variable, path string, mistakes *config.Mistakes) {
+	if path == "" {
+		return
+	}
+	if err := readable(path); err != nil {
+		*mistakes = append(*mistakes, config.Mistake{Variable: variable, Value: path, Problem: reason(err)})
+	}
+}
+
+// environForOthers is the environment without vmentry's own variables, and what may be one misspelt: they may hold secrets.
+func environForOthers(cfg config.Config) []string {
+	return slices.DeleteFunc(os.Environ(), func(s string) bool {
+		name, _, _ := strings.Cut(s, "=")
+		return cfg.Set[name] || strings.HasPrefix(name, "VM_")
+	})
+}
+
+// qemuAnswer is what the QEMU at path can do.
+type qemuAnswer struct {
+	path string
+	can  qemu.Capabilities
+	err  error
+}
+
+// askQEMU finds the QEMU for guests of arch and asks it what it can do. The channel is closed when nothing of the asking is
+// left.
+func askQEMU(ctx context.Context, arch string, environ []string) <-chan qemuAnswer {
+	answers := make(chan qemuAnswer, 1)
+	go func() {
+		defer close(answers)
+		name := qemuNames[arch]
+		path, err := findProgram(name)
+		if err != nil {
+			answers <- qemuAnswer{err: fail(supervise.Unavailable, "%s is not installed: %w", name, err)}
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, probeTime)
+		defer cancel()
+		can, err := qemu.Probe(ctx, path, environ)
+		if err != nil {
+			err = fail(supervise.Unavailable, "%w", err)
+		}
+		answers <- qemuAnswer{path, can, err}
+	}()
+	return answers
+}
+
+// QEMUVersion is the version of the QEMU for guests of this machine's architecture, or why it is not to be had.
+func QEMUVersion(ctx context.Context) string {
+	answer := <-askQEMU(ctx, runtime.GOARCH, os.Environ())
+	if answer.err != nil {
+		return answer.err.Error()
+	}
+	return fmt.Sprintf("%s (%s)", answer.can.Version, answer.path)
+}
+
+func planNetwork(cfg config.Config, hostName, identity string) network.Plan {
+	in := network.Input{
+		Mode: network.Mode(cfg.Network), HostName: hostName, Identity: identity,
+		MAC: cfg.MAC, NICModel: string(cfg.NICModel),
+	}
+	for _, f := range cfg.Forwards {
+		in.Forwards = append(in.Forwards, network.Forward(f))
+	}
+	return network.MakePlan(in)
+}
+
+// makeMachine describes the VM; extra are the user's own QEMU arguments.
+func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
+	m := qemu.Machine{
+		Name: name, UUID: uuid(p.Identity),
+		Arch: s.arch, Type: s.machine, TypeOptions: s.machineOptions,
+		Accel: s.accel, CPUModel: s.cpuModel, CPUs: s.cpus, Memory: s.memory,
+		ExitOnReboot: p.Config.Reboot == config.RebootExit,
+		Ports: []qemu.Port{
+			{ID: "agent", Name: "org.qemu.guest_agent.0", Path: p.file(agentSocket)},
+			{ID: "exit", Name: "org.vmentry.exit", Path: p.file(exitSocket)},
+		},
+		Monitors: []qemu.MonitorSocket{
+			{ID: "status", Path: p.file(statusSocket)},
+			{ID: "probe", Path: p.file(probeSocket)},
+			{ID: "qmp", Path: p.file(qmpSocket)}, // the last: when it answers, the others do
+		},
+		Paused:    true,
+		ExtraArgs: extra,
+	}
+	if s.accel == qemu.TCG {
+		m.TranslationCache = qemu.TranslationCache(s.memory)
+		m.MultiThreaded = s.multiThreaded(host)
+	}
+	if p.Config.Kernel != "" {
+		m.Kernel = &qemu.Kernel{Image: p.Config.Kernel, Initrd: p.Config.Initrd, Cmdline: p.Config.Cmdline}
+	}
+	if p.Config.Console == config.ConsoleStdio {
+		m.Console = qemu.Console{Kind: qemu.ConsoleSocket, Path: p.file(consoleSocket)}
+	} else {
+		m.Console = qemu.Console{Kind: qemu.ConsoleNone}
+	}
+	for _, n := range p.Network.NICs {
+		nic := qemu.NIC{Model: n.Model, MAC: n.MAC, User: &qemu.UserNet{HostName: n.HostName}}
+		for _, f := range n.Forwards {
+			nic.User.Forwards = append(nic.User.Forwards, qemu.Forward(f))
+		}
+		m.NICs = append(m.NICs, nic)
+	}
+	p.addDisks(&m)
+	if !p.Config.Supervise {
+		m = m.Unsupervised()
+	}
+	p.Machine = m
+}
+
+// addDisks adds the guest's disk and what brings its configuration.
+func (p *Plan) addDisks(m *qemu.Machine) {
+	bus := qemu.Bus(p.Config.DiskBus)
+	if p.Disk.Base != nil {
+		m.Disks = append(m.Disks, p.mainDisk(bus))
+	}
+	if p.Disk.NVRAM != "" {
+		m.Firmware = &qemu.Firmware{Code: p.flash.code, Vars: p.Disk.NVRAM}
+	}
+	if p.Provision.Ignition != nil {
+		m.FWCfg = append(m.FWCfg, qemu.FWCfg{Name: "opt/com.coreos/config", Path: p.file(provision.FWCfgFile)})
+	}
+	if p.Provision.Seed != nil {
+		m.Disks = append(m.Disks, qemu.Disk{ID: "seed", Path: p.file(provision.SeedFile), Format: "raw", Bus: bus, ReadOnly: true, CDROM: true})
+	}
+}

@@ -1,0 +1,137 @@
+package boot
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/kballard/go-shellquote"
+
+	"github.com/vmentry/vmentry/internal/provision"
+)
+
+// Text prints the plan for people.
+func (p Plan) Text() (string, error) {
+	var b strings.Builder
+	section := func(title string, lines ...string) {
+		fmt.Fprintf(&b, "%s\n", title)
+		for _, l := range lines {
+			fmt.Fprintf(&b, "  %s\n", l)
+		}
+		b.WriteByte('\n')
+	}
+	if len(p.Warnings) > 0 {
+		section("Warnings", p.warnings()...)
+	}
+	var chosen []string
+	for _, c := range p.Chosen {
+		chosen = append(chosen, fmt.Sprintf("%-14s %s (%s)", c.Name, c.Value, c.Why))
+	}
+	section("Settings", chosen...)
+	section("Guest's configuration", p.provisioning()...)
+	section("Disk", strings.Split(strings.TrimRight(p.Disk.String(), "\n"), "\n")...)
+	section("Network", p.Network.Lines()...)
+	section(fmt.Sprintf("QEMU %s", p.QEMU.Version), commandLines(append([]string{p.QEMU.Path}, p.Machine.Args()...))...)
+	return strings.TrimRight(b.String(), "\n") + "\n", nil
+}
+
+// warnings are those about the environment, a line each.
+func (p Plan) warnings() []string {
+	lines := make([]string, len(p.Warnings))
+	for i, w := range p.Warnings {
+		lines[i] = w.String()
+	}
+	return lines
+}
+
+// provisioning says what the guest reads, without saying what is in it.
+func (p Plan) provisioning() []string {
+	var lines []string
+	if i := p.Provision.Ignition; i != nil {
+		line := fmt.Sprintf("Ignition %s, %d bytes, in %s", i.Version, len(i.JSON), p.file(provision.FWCfgFile))
+		if i.Replaced {
+			line += fmt.Sprintf(" (handed over as %d compressed bytes)", len(i.FWCfg))
+		}
+		lines = append(lines, line)
+	}
+	if s := p.Provision.Seed; s != nil {
+		var names []string
+		for _, f := range s.Files {
+			names = append(names, f.Path)
+		}
+		lines = append(lines, fmt.Sprintf("cloud-init seed labelled %s, in %s: %s", s.Label, p.file(provision.SeedFile), strings.Join(names, ", ")))
+	}
+	if len(lines) == 0 {
+		lines = append(lines, "none")
+	}
+	for _, m := range p.Provision.Messages {
+		lines = append(lines, m.Severity.String()+": "+m.String())
+	}
+	return lines
+}
+
+// JSON prints the plan for programs.
+func (p Plan) JSON() (string, error) {
+	type guestConfiguration struct {
+		IgnitionVersion string   `json:"ignitionVersion,omitempty"`
+		IgnitionBytes   int      `json:"ignitionBytes,omitempty"`
+		Replaced        bool     `json:"ignitionReplaced,omitempty"`
+		SeedLabel       string   `json:"seedLabel,omitempty"`
+		SeedFiles       []string `json:"seedFiles,omitempty"`
+		Messages        []string `json:"messages,omitempty"`
+	}
+	var g guestConfiguration
+	if i := p.Provision.Ignition; i != nil {
+		g.IgnitionVersion, g.IgnitionBytes, g.Replaced = i.Version, len(i.JSON), i.Replaced
+	}
+	if s := p.Provision.Seed; s != nil {
+		g.SeedLabel = s.Label
+		for _, f := range s.Files {
+			g.SeedFiles = append(g.SeedFiles, f.Path)
+		}
+	}
+	for _, m := range p.Provision.Messages {
+		g.Messages = append(g.Messages, m.String())
+	}
+	text, err := json.MarshalIndent(map[string]any{
+		"settings":  p.Chosen,
+		"warnings":  p.warnings(),
+		"provision": g,
+		"disk":      p.Disk,
+		"network":   p.Network,
+		"qemu": map[string]any{
+			"path": p.QEMU.Path, "version": p.QEMU.Version.String(), "arguments": p.Machine.Args(),
+		},
+	}, "", "  ")
+	return string(text) + "\n", err
+}
+
+// Shell prints the plan as a script that does the same without vmentry's supervision: the console is then the terminal.
+func (p Plan) Shell() (string, error) {
+	var b strings.Builder
+	// in a shell of its own: the first failure must end the script, and not the shell that it is pasted into
+	b.WriteString("# To be pasted into a shell, in the same environment.\n(\nset -e\n")
+	fmt.Fprintf(&b, "mkdir -p %s\n", shellquote.Join(p.Config.RunDir))
+	fmt.Fprintf(&b, "VM_NAME=%s vmentry provision -o %s\n", shellquote.Join(p.Machine.Name), shellquote.Join(p.Config.RunDir))
+	for _, step := range p.Disk.Steps {
+		for _, command := range step.Commands {
+			fmt.Fprintln(&b, shellquote.Join(command...))
+		}
+	}
+	lines := commandLines(append([]string{p.QEMU.Path}, p.Machine.Unsupervised().Args()...))
+	b.WriteString(strings.Join(lines, " \\\n  ") + "\n)\n")
+	return b.String(), nil
+}
+
+// commandLines is a command line with each option and its value on a line of their own, quoted for a shell.
+func commandLines(command []string) []string {
+	var lines []string
+	for i, word := range command {
+		if i > 0 && !strings.HasPrefix(word, "-") {
+			lines[len(lines)-1] += " " + shellquote.Join(word)
+		} else {
+			lines = append(lines, shellquote.Join(word))
+		}
+	}
+	return lines
+}

@@ -1,0 +1,302 @@
+package boot
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vmentry/vmentry/internal/console"
+	"github.com/vmentry/vmentry/internal/qemu"
+	"github.com/vmentry/vmentry/internal/status"
+	"github.com/vmentry/vmentry/internal/supervise"
+)
+
+// How long things may take that have nothing to do with the guest.
+const (
+	qmpAnswer   = time.Second
+	qmpStart    = 30 * time.Second // a QEMU that is being started on a busy node
+	pressAgain  = 3 * time.Second
+	flushDisks  = 3 * time.Second
+	drainOutput = time.Second
+	lastReads   = 3 * time.Second // more than drainOutput
+)
+
+// vm is a QEMU that runs, and what is known of its guest.
+type vm struct {
+	plan       Plan
+	log        *slog.Logger
+	milestones *status.Milestones
+	process    *supervise.Process
+	stderr     *lastWords
+	readers    sync.WaitGroup // end with QEMU
+
+	mu   sync.Mutex
+	end  supervise.End
+	port exitPort
+}
+
+// start starts QEMU, with its guest paused, and connects to it. When it fails nothing of it is left.
+func start(ctx context.Context, plan Plan, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (*vm, *qemu.Monitor, error) {
+	stderr, qemuStderr, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	v := &vm{plan: plan, log: log, milestones: milestones, stderr: &lastWords{log: log}, port: exitPort{uefi: plan.flash.code != ""}}
+	v.process, err = supervise.NewReaper().Start(supervise.Command{
+		Path:   plan.QEMU.Path,
+		Args:   plan.Machine.Args(),
+		Env:    plan.Environ,
+		Stderr: qemuStderr,
+		Files:  keep,
+		Last:   syscall.SIGTERM,
+	})
+	qemuStderr.Close()
+	if err != nil {
+		stderr.Close()
+		return nil, nil, fail(supervise.Software, "QEMU could not be started: %w", err)
+	}
+	v.read(func() { v.stderr.read(stderr) })
+	monitor, err := v.connect(ctx, streams)
+	if err != nil {
+		v.abandon()
+		return nil, nil, stopped(ctx, fail(supervise.Software, "QEMU could not be started: %s", v.stderr.or(err)))
+	}
+	return v, monitor, nil
+}
+
+// letGo lets the guest begin.
+func (v *vm) letGo(monitor *qemu.Monitor) error {
+	ctx, cancel := context.WithTimeout(context.Background(), qmpStart)
+	defer cancel()
+	if err := monitor.Resume(ctx); err != nil {
+		return fail(supervise.Software, "the guest could not be started: %s", v.stderr.or(err))
+	}
+	v.milestones.Reach(status.QEMUStarted, "pid", v.process.PID)
+	return nil
+}
+
+// abandon ends a QEMU whose guest has not run.
+func (v *vm) abandon() {
+	v.process.Kill()
+	<-v.process.Done()
+	v.finish()
+}
+
+// finish waits for QEMU's last events and words, which are still on their way when it has ended. It does not wait for ever:
+// where QEMU has left a process behind that holds its descriptors, nobody would hear a stop any more.
+func (v *vm) finish() {
+	read := make(chan struct{})
+	go func() {
+		v.readers.Wait()
+		close(read)
+	}()
+	select {
+	case <-read:
+	case <-time.After(lastReads):
+		v.log.Warn("QEMU has ended, and something that it has started still holds its connections: they are not waited for")
+	}
+}
+
+// read runs f, which ends when QEMU does.
+func (v *vm) read(f func()) {
+	v.readers.Add(1)
+	go func() {
+		defer v.readers.Done()
+		f()
+	}()
+}
+
+// connect joins vmentry to QEMU's sockets. QMP comes last in QEMU's own start, so when it answers the others are there.
+func (v *vm) connect(ctx context.Context, streams Streams) (*qemu.Monitor, error) {
+	ctx, cancel := context.WithTimeout(ctx, qmpStart)
+	defer cancel()
+	monitor, err := qemu.DialWait(ctx, v.plan.file(qmpSocket), v.process.Done(), v.event)
+	if err != nil {
+		return nil, err
+	}
+	v.read(func() { <-monitor.Done() })
+	if v.plan.Machine.Console.Kind == qemu.ConsoleSocket {
+		conn, err := net.Dial("unix", v.plan.file(consoleSocket))
+		if err != nil {
+			return nil, err
+		}
+		v.read(func() { v.console(conn, streams) })
+	}
+	conn, err := net.Dial("unix", v.plan.file(exitSocket))
+	if err != nil {
+		return nil, err
+	}
+	v.read(func() { v.exitPort(conn) })
+	return monitor, nil
+}
+
+func (v *vm) console(conn net.Conn, streams Streams) {
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	restore := console.Raw(streams.In)
+	defer restore()
+	go console.Feed(ctx, streams.In, conn)
+	console.Console{
+		First: func() { v.milestones.Reach(status.FirstByte) },
+		Lost:  func(n int64) { v.log.Warn("part of the console was dropped: nobody read it", "bytes", n) },
+		Watch: func(line string) {
+			if console.Provisioned(line) {
+				v.milestones.Reach(status.Provisioned)
+			}
+		},
+	}.Copy(conn, streams.Out, drainOutput)
+}
+
+// exitPort reads the code that the guest chooses: a number from 0 to 63 on a line, or before the port is closed. The
+// last one counts. Nothing that a guest writes there can be more than an annoyance: a few bytes are kept, once.
+func (v *vm) exitPort(conn net.Conn) {
+	defer conn.Close()
+	lines := bufio.NewReaderSize(conn, 64)
+	refused, long := false, false
+	for {
+		line, err := lines.ReadSlice('\n')
+		rest := long // of a line that is no number anyway
+		long = errors.Is(err, bufio.ErrBufferFull)
+		if code, ok := exitCode(line); ok && !rest && !long {
+			v.mu.Lock()
+			v.end.Job, v.end.Chosen = true, &code
+			v.mu.Unlock()
+			v.log.Info("the guest has chosen its exit code", "code", code)
+		} else if len(line) > 0 && !refused {
+			refused = true
+			v.log.Warn("the guest's exit port takes a number from 0 to 63", "got", fmt.Sprintf("%.64q", line))
+		}
+		if err != nil && !long {
+			return
+		}
+	}
+}
+
+// event takes what QEMU says of the guest.
+func (v *vm) event(e qemu.Event) {
+	var data struct {
+		Reason string
+		ID     string
+		Open   bool
+		Action string
+	}
+	json.Unmarshal(e.Data, &data)
+	v.log.Debug("QMP event", "event", e.Name, "data", string(e.Data))
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch e.Name {
+	case "SHUTDOWN":
+		v.end.Shutdown = data.Reason
+	case "GUEST_PANICKED":
+		v.log.Error("the guest's kernel has panicked")
+	case "RESET":
+		v.log.Info("the guest restarts", "reason", data.Reason)
+		v.port.reset()
+	case "VSERPORT_CHANGE":
+		if data.ID == "exit-port" && v.port.change(data.Open) {
+			v.log.Info("the guest has opened its exit port: it is a job, and its end is for it to choose")
+		}
+	}
+}
+
+// supervise stays with the VM until it has ended, and says how it did.
+func (v *vm) supervise(signals <-chan os.Signal, panel supervise.Panel) supervise.End {
+	watch, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go v.watchReady(watch)
+	select {
+	case <-v.process.Done():
+	case s := <-signals:
+		v.mu.Lock()
+		v.end.Stopped = true
+		v.mu.Unlock()
+		ladder := supervise.Ladder{Timeout: v.plan.Config.ShutdownTimeout, Press: pressAgain, Flush: flushDisks, Answer: qmpAnswer, Log: v.log}
+		forced := ladder.Descend(v.process, panel, s, signals)
+		v.mu.Lock()
+		v.end.Forced = forced
+		v.mu.Unlock()
+	}
+	v.finish()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.end.Status = v.process.Status()
+	v.end.Job = v.end.Job || v.port.isJob()
+	return v.end
+}
+
+// watchReady asks until the guest is ready, less and less often.
+func (v *vm) watchReady(ctx context.Context) {
+	m, err := qemu.Dial(ctx, v.plan.file(statusSocket), nil)
+	if err != nil {
+		v.log.Warn("readiness cannot be watched", "error", err)
+		return
+	}
+	defer m.Close()
+	const pause, longest = 250 * time.Millisecond, 2 * time.Second
+	last := ""
+	for wait := pause; ; wait = min(wait*5/4, longest) {
+		ask, cancel := context.WithTimeout(ctx, ProbeTimeout)
+		ready, reason := v.plan.Ready.Check(ask, guest{m})
+		cancel()
+		if ready {
+			v.milestones.Reach(status.Ready, "because", reason)
+			return
+		}
+		if reason != last {
+			v.log.Debug("not ready", "because", reason)
+			last = reason
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// lastWords logs what QEMU writes to standard error and remembers the end of it.
+type lastWords struct {
+	log  *slog.Logger
+	mu   sync.Mutex
+	last string
+}
+
+func (w *lastWords) read(r io.ReadCloser) {
+	defer r.Close()
+	for lines := bufio.NewScanner(r); lines.Scan(); {
+		w.log.Warn("QEMU says", "text", lines.Text())
+		w.mu.Lock()
+		w.last = lines.Text()
+		w.mu.Unlock()
+	}
+	io.Copy(io.Discard, r) // a line too long must not block QEMU
+}
+
+// or is QEMU's last word, or err where it had none.
+func (w *lastWords) or(err error) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.last == "":
+		return err.Error()
+	case strings.Contains(w.last, "host forwarding rule"):
+		return w.last + ": that port of HOSTFWD is taken by another process here, or may not be bound (those below 1024 need a right)"
+	default:
+		return w.last
+	}
+}
+
+// file is the path of a file in the run directory.
+func (p Plan) file(name string) string { return filepath.Join(p.Config.RunDir, name) }

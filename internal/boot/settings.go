@@ -1,0 +1,169 @@
+package boot
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/vmentry/vmentry/internal/config"
+	"github.com/vmentry/vmentry/internal/qemu"
+	"github.com/vmentry/vmentry/internal/supervise"
+)
+
+// Setting is something that vmentry has chosen, and why.
+type Setting struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	Why   string `json:"why"`
+}
+
+// settings is what the user left open, chosen to fit the host.
+type settings struct {
+	arch           string
+	machine        string
+	machineOptions string // QEMU's syntax
+	accel          qemu.Accel
+	cpuModel       string
+	cpus           int
+	memory         int64 // bytes
+	chosen         []Setting
+}
+
+func (s *settings) note(name, value, why string) {
+	s.chosen = append(s.chosen, Setting{name, value, why})
+}
+
+// resolve chooses. Settings of the user that the host cannot fulfil are added to the mistakes; a KVM that was asked
+// for and is not there is the error.
+func resolve(cfg config.Config, host Host, mistakes *config.Mistakes) (settings, error) {
+	s := settings{arch: host.Arch}
+	if cfg.Arch != "" {
+		s.arch = string(cfg.Arch)
+	}
+	s.note("architecture", s.arch, map[bool]string{true: "VM_ARCH", false: "the container's"}[cfg.Arch != ""])
+	if s.arch == "arm64" && cfg.DiskBus == config.BusIDE {
+		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_DISK_BUS", Value: "ide", Problem: "arm64 machines have no IDE; write virtio, scsi, sata or nvme"})
+	}
+	if s.arch == "arm64" && cfg.Firmware == config.FirmwareBIOS {
+		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_FIRMWARE", Value: "bios", Problem: "arm64 machines have no BIOS; write uefi or auto"})
+	}
+	s.chooseMachine(cfg)
+	err := s.chooseAccel(cfg, host, mistakes)
+	s.chooseCPU(cfg, host)
+	s.chooseMemory(cfg, host, mistakes)
+	return s, err
+}
+
+func (s *settings) chooseMachine(cfg config.Config) {
+	switch {
+	case cfg.Machine != "":
+		s.machine, s.machineOptions, _ = strings.Cut(cfg.Machine, ",")
+		s.note("machine", cfg.Machine, "VM_MACHINE")
+	case s.arch == "arm64":
+		s.machine = "virt"
+		s.note("machine", s.machine, "the default for arm64")
+	case cfg.DiskBus == config.BusIDE:
+		s.machine = "pc"
+		s.note("machine", s.machine, "VM_DISK_BUS is ide, and q35 has no IDE controller")
+	default:
+		s.machine = "q35"
+		s.note("machine", s.machine, "the default for amd64")
+	}
+}
+
+func (s *settings) chooseAccel(cfg config.Config, host Host, mistakes *config.Mistakes) error {
+	foreign := s.arch != host.Arch
+	why := host.KVM.Reason
+	var err error
+	switch {
+	case cfg.Accel == config.AccelTCG:
+		s.accel, why = qemu.TCG, "VM_ACCEL"
+	case foreign && cfg.Accel == config.AccelKVM:
+		s.accel = qemu.TCG
+		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_ACCEL", Value: "kvm", Problem: fmt.Sprintf("a guest of another architecture (VM_ARCH=%s on %s) cannot run with KVM; write tcg or auto", s.arch, host.Arch)})
+	case foreign:
+		s.accel, why = qemu.TCG, fmt.Sprintf("the guest is %s and the container %s", s.arch, host.Arch)
+	case cfg.Accel == config.AccelKVM:
+		s.accel, why = qemu.KVM, "VM_ACCEL"
+		if !host.KVM.Usable {
+			err = fail(supervise.Unavailable, "VM_ACCEL=kvm: %s", host.KVM.Reason)
+		}
+	case host.KVM.Usable && host.KVM.Real:
+		s.accel = qemu.KVM
+	default:
+		s.accel = qemu.TCG
+	}
+	s.note("accelerator", string(s.accel), why)
+	switch {
+	case cfg.CPUModel != "":
+		s.cpuModel = cfg.CPUModel
+		s.note("CPU model", s.cpuModel, "VM_CPU_MODEL")
+	case s.accel == qemu.KVM:
+		s.cpuModel = "host"
+		s.note("CPU model", s.cpuModel, "the default with KVM")
+	case s.arch == "arm64":
+		s.cpuModel = "max,pauth-impdef=on"
+		s.note("CPU model", s.cpuModel, "the default with TCG; the architected pointer authentication is slow in emulation")
+	default:
+		s.cpuModel = "max"
+		s.note("CPU model", s.cpuModel, "the default with TCG")
+	}
+	return err
+}
+
+// mostCPUs is how many CPUs a guest gets where nobody has said anything.
+const mostCPUs = 4
+
+func (s *settings) chooseCPU(cfg config.Config, host Host) {
+	may := host.Limits.CPUs
+	limit := int(math.Ceil(host.Limits.CPU))
+	switch {
+	case cfg.CPUs > 0:
+		s.cpus = cfg.CPUs
+		s.note("CPUs", fmt.Sprint(s.cpus), "VM_CPUS")
+	case limit > 0:
+		s.cpus = max(1, min(limit, may))
+		s.note("CPUs", fmt.Sprint(s.cpus), fmt.Sprintf("the container's limit is %g", host.Limits.CPU))
+	default:
+		s.cpus = max(1, min(may, mostCPUs))
+		s.note("CPUs", fmt.Sprint(s.cpus), fmt.Sprintf("the container may run on %d, and the default is at most %d", may, mostCPUs))
+	}
+}
+
+const (
+	defaultMemory = 4 << 30
+	leastMemory   = 64 << 20 // below this no system boots
+)
+
+func (s *settings) chooseMemory(cfg config.Config, host Host, mistakes *config.Mistakes) {
+	limit := host.Limits.Memory
+	most := qemu.MemoryWithin(s.accel, limit, s.cpus)
+	need := func(memory int64) config.Bytes { return config.Bytes(qemu.Overhead(s.accel, memory, s.cpus)) }
+	switch {
+	case mistakes.Has("VM_MEMORY"):
+	case cfg.Memory > 0:
+		s.memory = int64(cfg.Memory)
+		s.note("memory", cfg.Memory.String(), "VM_MEMORY")
+		if limit > 0 && s.memory > most {
+			*mistakes = append(*mistakes, config.Mistake{Variable: "VM_MEMORY", Value: cfg.Memory.String(), Problem: fmt.Sprintf(
+				"the container's memory limit is %s and QEMU itself needs %s beside that much: it would be killed when the guest uses its memory; at most %s, or raise the limit",
+				config.Bytes(limit), need(s.memory), config.Bytes(most))})
+		}
+	case limit > 0 && most < leastMemory:
+		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_MEMORY", Problem: fmt.Sprintf(
+			"the container's memory limit of %s leaves %s for the guest, which is too little; raise the limit to %s at least",
+			config.Bytes(limit), config.Bytes(most), config.Bytes(leastMemory)+need(leastMemory))})
+	case limit > 0 && most < defaultMemory:
+		s.memory = most
+		s.note("memory", config.Bytes(most).String(), fmt.Sprintf("the container's limit of %s, less %s for QEMU itself", config.Bytes(limit), need(most)))
+	default:
+		s.memory = defaultMemory
+		s.note("memory", config.Bytes(s.memory).String(), "the default")
+	}
+}
+
+// multiThreaded says whether TCG may run each vCPU in a thread of its own: not where the guest's processor orders memory
+// accesses more strictly than the host's (QEMU docs/devel/multi-thread-tcg.rst).
+func (s *settings) multiThreaded(host Host) bool {
+	return s.cpus > 1 && (s.arch == host.Arch || s.arch != "amd64")
+}
