@@ -1,0 +1,79 @@
+# vmentry's build. `make` alone lists the targets.
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+CACHE   := $(or $(VMENTRY_CACHE),$(CURDIR)/.cache)
+
+# Pinned: another version finds other things.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script \
+	$(addprefix images/debian/root/,usr/lib/quickboot/init usr/lib/quickboot/make usr/libexec/ignition-firstboot-complete \
+	etc/kernel/postinst.d/zz-quickboot etc/kernel/postrm.d/zz-quickboot) \
+	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
+
+.DEFAULT_GOAL := help
+.PHONY: help build guest tinyguest image run stop test test-container bench fuzz race lint lint-go lint-imports lint-sh clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## bin/vmentry, one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/vmentry ./cmd/vmentry
+
+guest: ## the Debian guest's disk: .cache/debian/disk.qcow2 (root)
+	images/build guest
+
+tinyguest: ## kernel and initramfs of the tests' tiny guest: .cache/tinyguest
+	test/tinyguest/cached.sh >/dev/null
+	FLAVOUR=amd64 test/tinyguest/cached.sh >/dev/null
+
+image: build ## container images vmentry:latest and vmentry/debian:latest
+	images/build all
+
+run: ## boot the Debian guest in a container and log in; ARGS=-it for its console, ARGS=--fresh for a new disk
+	@examples/docker/run $(ARGS)
+
+stop: ## shut it down
+	@examples/docker/run stop
+
+test: ## install what is needed, build everything, run all tests (root)
+	test/all
+
+test-container: image tinyguest ## the container images' tests alone
+	bash -c '. images/lib.sh; need_packages catatonit'
+	go test -count=1 -timeout 30m -v ./test/container
+
+bench: ## how long it takes until QEMU runs, as a ratio to the least that could be done
+	go test -run '^$$' -bench . -benchtime 20x ./test
+
+FUZZTIME := 20s
+fuzz: ## every fuzz target for FUZZTIME
+	@go list ./internal/... | while read -r p; do \
+		for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+			echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$p || exit 1; \
+		done; \
+	done
+
+race: ## the tests of the packages with the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race ./internal/...
+
+lint: lint-go lint-imports lint-sh ## formatting, vet, staticcheck, the import rule, shellcheck
+
+lint-go:
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+# Packages under internal/ know nothing of each other; boot alone knows them all.
+lint-imports:
+	@go list -f '{{$$p := .ImportPath}}{{range .Imports}}{{$$p}} {{.}}{{"\n"}}{{end}}' ./internal/... | \
+	awk '$$2 ~ "^github.com/vmentry/vmentry/internal/" && $$1 !~ "/internal/boot$$" && index($$2, $$1 "/") != 1 \
+		{ print $$1 " must not import " $$2; bad = 1 } END { exit bad }'
+
+lint-sh:
+	bash -c '. images/lib.sh; need_packages shellcheck'
+	shellcheck -x $(SCRIPTS)
+
+clean: ## delete bin and .cache
+	rm -rf --one-file-system bin $(CACHE)

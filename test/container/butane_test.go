@@ -1,0 +1,149 @@
+package container
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const butane = `variant: fcos
+version: 1.4.0
+passwd:
+  users:
+    - name: core
+      ssh_authorized_keys: [%[1]q]
+    - name: alice
+      groups: [sudo]
+      ssh_authorized_keys: [%[1]q]
+storage:
+  directories:
+    - path: /srv/shelf
+      mode: 0750
+  files:
+    - path: /srv/shelf/greeting
+      mode: 0640
+      contents: {local: greeting.txt}
+  links:
+    - path: /srv/link
+      target: /srv/shelf/greeting
+systemd:
+  units:
+    - name: count-boots.service
+      enabled: true
+      contents: |
+        [Service]
+        Type=oneshot
+        RemainAfterExit=yes
+        ExecStart=/bin/sh -c 'echo boot >>/var/lib/boots'
+        [Install]
+        WantedBy=multi-user.target
+    - name: unwanted.service
+      enabled: false
+      contents: |
+        [Service]
+        ExecStart=/bin/sh -c 'echo ran >/var/lib/unwanted'
+        [Install]
+        WantedBy=multi-user.target
+`
+
+const gib = 1 << 30
+
+// TestButane is the life of a VM on one volume: configured at its first boot, stopped, started again, and given a larger
+// disk and another firmware in a new container.
+func TestButane(t *testing.T) {
+	t.Parallel()
+	inConfig, inVariable := newKey(t), newKey(t)
+	options := debian(published("2222")...)
+	options = append(options, volume(t)...)
+	options = append(options, userdata(t, map[string]string{"config.yaml": fmt.Sprintf(butane, inConfig.line), "greeting.txt": "hello\nguest\n"})...)
+	options = append(options, settings("CONFIG_FILE=/userdata/config.yaml", "VM_NAME=shelf-1", "VM_SSH_AUTHORIZED_KEYS="+inVariable.line)...)
+
+	m := run(t, append(options, settings("VM_DISK_SIZE=8G")...))
+	guest := m.login("core", inVariable.auth())
+	first := guest.identity()
+	guest.wants("sudo cat /srv/link", "hello\nguest")
+	guest.wants("sudo stat -c '%a %U' /srv/shelf/greeting /srv/shelf", "640 root\n750 root")
+	guest.wants("systemctl is-enabled count-boots.service", "enabled")
+	guest.wants("hostname", "shelf-1")
+	guest.hasDisk(8 * gib)
+	guest.settled()
+	guest.wants("cat /var/lib/boots", "boot")
+	guest.wants("ls /var/lib/unwanted 2>&1 | grep -c 'No such file'", "1")
+	guest.wants("ls /dev/virtio-ports", "org.qemu.guest_agent.0\norg.vmentry.exit")
+	guest.wants("systemctl is-active qemu-guest-agent", "active")
+	guest.wants("echo kept | sudo tee /var/lib/note", "kept")
+	m.login("core", inConfig.auth())
+	m.login("alice", inConfig.auth()).wants("sudo id -un", "root")
+	if out := m.engine("exec", m.name, "vmentry", "probe", "ready"); !strings.Contains(out, "accepts on port 22") {
+		t.Errorf("probe ready: %s", out)
+	}
+	m.logs("accelerator: tcg", "disk: make the overlay", "INF provisioned")
+	m.stop()
+
+	m = m.again()
+	guest = m.login("core", inVariable.auth())
+	second := guest.identity()
+	if second.hostKey != first.hostKey || second.machine != first.machine || second.boot == first.boot {
+		t.Errorf("the second boot is not one of the same machine: %+v, %+v", first, second)
+	}
+	guest.settled()
+	guest.wants("cat /var/lib/note", "kept")
+	guest.wants("cat /var/lib/boots", "boot\nboot")
+	guest.shutDownCleanly()
+	guest.wants("grep -c ignition.firstboot /proc/cmdline || true", "0")
+	guest.wants("sudo journalctl -q -b -t ignition", "")
+	m.stop()
+	m.remove()
+
+	m = run(t, append(options, settings("VM_DISK_SIZE=9G", "VM_FIRMWARE=uefi")...))
+	guest = m.login("core", inVariable.auth())
+	third := guest.identity()
+	if third.hostKey != first.hostKey || third.machine != first.machine {
+		t.Errorf("the boot in a new container is not one of the same machine: %+v, %+v", first, third)
+	}
+	guest.says("test -d /sys/firmware/efi")
+	guest.hasDisk(9 * gib)
+	guest.settled()
+	guest.wants("cat /var/lib/note", "kept")
+	guest.wants("cat /var/lib/boots", "boot\nboot\nboot")
+	guest.shutDownCleanly()
+	m.logs("firmware: uefi")
+	m.stop()
+}
+
+type identity struct{ hostKey, machine, boot string }
+
+// identity is what tells a guest from another, and a boot of it.
+func (l *login) identity() identity {
+	l.t.Helper()
+	return identity{l.hostKey, l.says("cat /etc/machine-id"), l.says("cat /proc/sys/kernel/random/boot_id")}
+}
+
+// settled waits for the end of the boot, and checks that all of it went well.
+func (l *login) settled() {
+	l.t.Helper()
+	if state, _ := l.try("systemctl is-system-running --wait"); state != "running" {
+		failed, _ := l.try("systemctl --failed --no-legend --plain")
+		l.t.Errorf("the guest's systemd is %s:\n%s", state, failed)
+	}
+}
+
+// hasDisk checks the size of the disk that the root file system is on, and that it fills the disk.
+func (l *login) hasDisk(size int64) {
+	l.t.Helper()
+	l.wants("lsblk -bdno SIZE /dev/$(lsblk -no PKNAME $(findmnt -no SOURCE /))", fmt.Sprint(size))
+	// The file system's own administration takes some of it.
+	got, _ := strconv.ParseInt(l.says("df -B1 --output=size / | tail -n 1"), 10, 64)
+	if got < size/100*93 || got > size {
+		l.t.Errorf("the root file system has %d bytes, on a disk of %d", got, size)
+	}
+}
+
+// shutDownCleanly checks in the journal how the boot before this one has ended.
+func (l *login) shutDownCleanly() {
+	l.t.Helper()
+	l.mentions("sudo journalctl -q -b -1 -o cat | grep 'Power key\\|Power Off\\|Shutting down\\|Journal stopped'",
+		"Power key pressed", "System Power Off", "Shutting down", "Journal stopped")
+	l.wants("sudo journalctl -q -b -o cat | grep -c 'uncleanly shut down\\|recovering journal\\|orphan cleanup' || true", "0")
+}

@@ -1,0 +1,114 @@
+package container
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestVersions tells which QEMU these tests are about.
+func TestVersions(t *testing.T) {
+	t.Logf("in the image:\n%s", command(t, "run", "--rm", "--pull=never", image, "version"))
+	host, err := exec.Command("qemu-system-x86_64", "--version").Output()
+	if err != nil {
+		t.Logf("this machine has no QEMU of its own: %v", err)
+		return
+	}
+	t.Logf("this machine's, which the tests outside of containers run:\n%s", host)
+}
+
+// unprivileged are options that leave a container nothing but its two directories.
+func unprivileged(t *testing.T, user string) (options []string, data string) {
+	data = anybodys(t)
+	options = []string{"--read-only", "--user", user, "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+		"--tmpfs", "/run/vmentry:mode=1777", "--volume", data + ":/var/lib/vmentry"}
+	if engine == "podman" {
+		options = append(options, "--read-only-tmpfs=false") // it would mount /tmp and /run, which docker and Kubernetes do not
+	}
+	return options, data
+}
+
+func TestUnprivileged(t *testing.T) {
+	options, data := unprivileged(t, "1000:1000")
+	m := run(t, tiny(t, "vmtest.disks vmtest.write=hello", append(options, settings("CLOUD_CONFIG=#cloud-config\nhostname: x\n")...)...))
+	m.stdout.Await(t, tinyReady)
+	m.stop()
+	m.shows(" 12884901888 ro=0 ", "label=cidata", "vmtest: wrote hello")
+	if _, err := os.Stat(filepath.Join(data, "disk", "overlay.qcow2")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSecondContainerOnTheSameData must be refused, and say by whom.
+func TestSecondContainerOnTheSameData(t *testing.T) {
+	data := volume(t)
+	first := run(t, tiny(t, "", append(data, "--hostname", "the-first-one")...))
+	first.stderr.Await(t, "QEMU started")
+	run(t, tiny(t, "", data...)).wants(74, "the-first-one", "/var/lib/vmentry")
+	first.stdout.Await(t, tinyReady)
+	first.stop()
+}
+
+// TestInit: with the engine's small init before it, vmentry is not the first process.
+func TestInit(t *testing.T) {
+	m := run(t, tiny(t, "", "--init"))
+	m.stdout.Await(t, tinyReady)
+	if first := m.engine("exec", m.name, "cat", "/proc/1/comm"); first == "vmentry" {
+		t.Error("--init has put no other process before vmentry")
+	}
+	m.stop()
+}
+
+// TestSharedProcesses: in a pod whose containers see each other's processes, vmentry is not the first either.
+func TestSharedProcesses(t *testing.T) {
+	pause := run(t, []string{"--entrypoint", "/bin/sleep"}, "infinity")
+	for running := ""; running != "true"; {
+		out, _ := exec.Command(engine, "inspect", "--format", "{{.State.Running}}", pause.name).Output()
+		running = strings.TrimSpace(string(out))
+	}
+	m := run(t, tiny(t, "", "--pid", "container:"+pause.name))
+	m.stdout.Await(t, tinyReady)
+	if first := m.engine("exec", m.name, "cat", "/proc/1/comm"); first != "sleep" {
+		t.Errorf("the first process is %s", first)
+	}
+	m.stop()
+}
+
+// TestWithoutSupervision: the container's first process is QEMU, and nobody presses the power button.
+func TestWithoutSupervision(t *testing.T) {
+	m := run(t, tiny(t, "", settings("VM_SUPERVISE=false")...))
+	m.stdout.Await(t, tinyReady)
+	if first := m.engine("exec", m.name, "cat", "/proc/1/comm"); !strings.HasPrefix(first, "qemu-system") {
+		t.Errorf("the first process is %s", first)
+	}
+	m.engine("stop", m.name)
+	if code := m.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if strings.Contains(m.stdout.String(), "vmtest: button pressed") {
+		t.Error("the guest's button was pressed")
+	}
+}
+
+// TestTerminal uses the console as one who has said -it: what is typed goes to the guest, Ctrl-C too.
+func TestTerminal(t *testing.T) {
+	m := prepare(t, tiny(t, "vmtest.shell", "--interactive", "--tty"))
+	typed := m.onTerminal()
+	m.stdout.Await(t, tinyReady)
+	m.stdout.Await(t, "# ") // the shell's prompt
+	typed("echo six times seven: $((6*7))\r")
+	m.stdout.Await(t, "six times seven: 42")
+	typed("echo begun $((1+1)); sleep 100000\r")
+	m.stdout.Await(t, "begun 2")
+	typed("\x03")
+	m.stdout.Await(t, "^C")
+	typed("echo ended by signal $(($?-128))\r")
+	m.stdout.Await(t, "ended by signal 2")
+	m.engine("stop", m.name)
+	if code := m.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	m.shows("vmtest: button pressed", "shut down as asked")
+}

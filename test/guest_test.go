@@ -1,0 +1,378 @@
+package test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// tiny are the settings for the guest that boots in seconds, told by words what to do (see tinyguest/init). There is no
+// fake in these tests: QEMU is the one that is installed.
+func tiny(t *testing.T, words string, settings ...string) []string {
+	t.Helper()
+	return guestOf(t, "tinyguest", words, settings...)
+}
+
+// guestOf is [tiny] with the guest in a directory of the cache.
+func guestOf(t *testing.T, name, words string, settings ...string) []string {
+	t.Helper()
+	cache := os.Getenv("VMENTRY_CACHE")
+	if cache == "" {
+		cache = filepath.Join("..", ".cache")
+	}
+	dir, err := filepath.Abs(filepath.Join(cache, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, initrd := filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initrd")
+	for _, f := range []string{kernel, initrd} {
+		if !exists(f) {
+			t.Fatalf("there is no %s: `make tinyguest` builds it", f)
+		}
+	}
+	return append([]string{
+		"VM_KERNEL=" + kernel, "VM_INITRD=" + initrd, "VM_CMDLINE=console=ttyS0 quiet panic=0 " + words,
+		"VM_IMAGE=none", "VM_MEMORY=256M", "VM_CPUS=1", "HOSTFWD=none", "VM_READY=none", "VM_NAME=tiny",
+	}, settings...)
+}
+
+const tinyReady = "vmtest: ready"
+
+func TestGuestPowersOff(t *testing.T) {
+	m := start(t, tiny(t, "vmtest.poweroff=0", "VM_MEMORY=300M", "VM_CPUS=2"))
+	m.wants(0, "powered itself off", "accelerator: tcg", "first console byte")
+	for _, s := range []string{"vmtest: cpus 2", "vmtest: mem "} {
+		if !strings.Contains(m.stdout.String(), s) {
+			t.Errorf("the guest did not say %q", s)
+		}
+	}
+}
+
+func TestGuestIsStopped(t *testing.T) {
+	m := start(t, tiny(t, ""))
+	m.stdout.Await(t, tinyReady)
+	m.signal(syscall.SIGTERM)
+	m.wants(0, "shut down as asked")
+	if !strings.Contains(m.stdout.String(), "vmtest: power off") {
+		t.Error("the guest did not shut down by itself")
+	}
+}
+
+// TestStopWhileTheGuestBoots: the first press of the button is missed; a later one is not.
+func TestStopWhileTheGuestBoots(t *testing.T) {
+	m := start(t, tiny(t, ""))
+	m.stderr.Await(t, "first console byte")
+	m.signal(syscall.SIGTERM)
+	m.wants(0, "shut down as asked")
+}
+
+func TestGuestIgnoresTheButton(t *testing.T) {
+	m := start(t, tiny(t, "vmtest.ignore-button", "VM_SHUTDOWN_TIMEOUT=2s"))
+	m.stdout.Await(t, tinyReady)
+	m.signal(syscall.SIGTERM)
+	m.wants(75, "did not shut down within 2s")
+	if !strings.Contains(m.stdout.String(), "vmtest: button pressed") {
+		t.Error("the guest's button was not pressed")
+	}
+}
+
+func TestGuestPanics(t *testing.T) {
+	m := start(t, tiny(t, "vmtest.panic=0"))
+	m.wants(71, "panicked")
+}
+
+func TestGuestChoosesItsCode(t *testing.T) {
+	start(t, tiny(t, "vmtest.exit=42")).wants(42, "the guest chose 42")
+}
+
+func TestGuestReboots(t *testing.T) {
+	m := start(t, tiny(t, "vmtest.reboot=0", "VM_REBOOT=exit"))
+	m.wants(76)
+	m = start(t, tiny(t, "vmtest.reboot-once vmtest.write=x", "VM_IMAGE="+image(t, "raw")))
+	m.stderr.Await(t, "the guest restarts")
+	m.signal(syscall.SIGTERM)
+	m.wants(0)
+}
+
+func TestKilledQEMU(t *testing.T) {
+	m := start(t, tiny(t, ""))
+	m.stdout.Await(t, tinyReady)
+	pid := qemuOf(t, m)
+	syscall.Kill(pid, syscall.SIGKILL)
+	m.wants(137, "signal 9")
+
+	m = start(t, tiny(t, ""))
+	m.stdout.Await(t, tinyReady)
+	syscall.Kill(qemuOf(t, m), syscall.SIGTERM)
+	m.wants(70, "a signal that vmentry did not send")
+}
+
+// qemuOf is the process of m's QEMU.
+func qemuOf(t *testing.T, m *machine) int {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", m.cmd.Process.Pid, m.cmd.Process.Pid))
+	if err == nil {
+		var pid int
+		if n, _ := fmt.Sscan(string(data), &pid); n == 1 {
+			return pid
+		}
+	}
+	out, err := exec.Command("pgrep", "-P", fmt.Sprint(m.cmd.Process.Pid), "qemu").Output()
+	var pid int
+	if n, _ := fmt.Sscan(string(out), &pid); n != 1 {
+		t.Fatalf("vmentry has no QEMU: %v", err)
+	}
+	return pid
+}
+
+// TestReady: true only when the guest itself answers; not before, and not while it is paused.
+func TestReady(t *testing.T) {
+	m := start(t, tiny(t, "vmtest.listen=22", "VM_READY=tcp:22"))
+	m.stderr.Await(t, "QEMU started")
+	m.probe(1) // the firmware does not listen on port 22
+	m.stderr.Await(t, "INF ready")
+	m.probe(0)
+	m.press("pause")
+	if reason := m.probe(1); !strings.Contains(reason, "paused") {
+		t.Errorf("a paused guest is not ready because: %s", reason)
+	}
+	m.press("resume")
+	m.probe(0)
+	m.press("pause") // a stop must work all the same
+	m.signal(syscall.SIGTERM)
+	m.wants(0)
+	if out, code := m.call("probe", "ready"); code != 1 || !strings.Contains(out, "no VM runs here") {
+		t.Errorf("after the end: %d, %s", code, out)
+	}
+}
+
+// TestNotReady: the guest runs, and nothing listens on the port.
+func TestNotReady(t *testing.T) {
+	m := start(t, tiny(t, "vmtest.listen=23", "VM_READY=tcp:22", "HOSTFWD="+fmt.Sprint(port(t))+":22"))
+	m.stdout.Await(t, tinyReady)
+	m.probe(1)
+	m.signal(syscall.SIGTERM)
+	m.wants(0)
+	if strings.Contains(m.stderr.String(), "INF ready") {
+		t.Error("it was said to be ready")
+	}
+}
+
+// probe asks for readiness and checks the answer's code.
+func (m *machine) probe(want int) string {
+	m.t.Helper()
+	out, code := m.call("probe", "ready")
+	if code != want {
+		m.t.Errorf("probe ready: %d, want %d: %s", code, want, out)
+	}
+	return out
+}
+
+func (m *machine) press(button string) {
+	m.t.Helper()
+	if out, code := m.call(button); code != 0 {
+		m.t.Errorf("%s: %d: %s", button, code, out)
+	}
+}
+
+func TestButtons(t *testing.T) {
+	m := start(t, tiny(t, ""))
+	m.stdout.Await(t, tinyReady)
+	m.press("reset")
+	m.stderr.Await(t, "the guest restarts")
+	m.stdout.AwaitTimes(t, tinyReady, 2)
+	m.press("powerdown")
+	m.wants(0, "powered itself off")
+	if out, code := m.call("reset"); code == 0 {
+		t.Errorf("the button of a VM that is off works: %s", out)
+	}
+}
+
+// TestForwards: both spellings, TCP and an address, lead to the guest.
+func TestForwards(t *testing.T) {
+	a, b := port(t), port(t)
+	m := start(t, tiny(t, "vmtest.listen=7", fmt.Sprintf("HOSTFWD=127.0.0.1:%d:7,hostfwd=tcp::%d-:7", a, b), "VM_READY=tcp:7"))
+	m.stderr.Await(t, "INF ready")
+	for _, p := range []int{a, b} {
+		if got := dial(t, p); got != "vmtest\n" {
+			t.Errorf("port %d says %q", p, got)
+		}
+	}
+	m.signal(syscall.SIGTERM)
+	m.wants(0)
+}
+
+// TestConfigurationArrives: the guest reads, byte for byte, what provision prints, small or large.
+func TestConfigurationArrives(t *testing.T) {
+	small := `{"ignition":{"version":"3.1.0"},"storage":{"files":[{"path":"/etc/x","contents":{"source":"data:,hello"}}]}}`
+	large := `{"ignition":{"version":"3.1.0"},"storage":{"files":[{"path":"/etc/x","contents":{"source":"data:,` + strings.Repeat("0123456789", 30<<10) + `"}}]}}`
+	for name, config := range map[string]string{"small": small, "large": large} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config.ign")
+			if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			m := start(t, tiny(t, "vmtest.cat=fw_cfg vmtest.poweroff=1", "IGNITION_CONFIG_FILE="+file))
+			m.stderr.Await(t, "QEMU started")
+			given, err := os.ReadFile(filepath.Join(m.run, "ignition.fw_cfg"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.wants(0)
+			if want := fmt.Sprintf("vmtest: fw_cfg %d %x", len(given), sha256.Sum256(given)); !strings.Contains(m.stdout.String(), want) {
+				t.Errorf("the guest did not say %q", want)
+			}
+			if len(given) > 128<<10 {
+				t.Errorf("the guest was made to read %d bytes", len(given))
+			}
+			if left := contents(t, m.run); len(left) > 0 {
+				t.Errorf("left in the run directory: %v", left)
+			}
+		})
+	}
+}
+
+// TestDisks: on each bus the guest finds the disk, of the asked size, and the seed by its label.
+func TestDisks(t *testing.T) {
+	for _, bus := range []string{"virtio", "scsi", "sata", "ide", "nvme"} {
+		t.Run(bus, func(t *testing.T) {
+			m := start(t, tiny(t, "vmtest.disks vmtest.write=hello vmtest.poweroff=0",
+				"VM_IMAGE="+image(t, "qcow2"), "VM_DISK_SIZE=1G", "VM_DISK_BUS="+bus, "CLOUD_CONFIG=#cloud-config\nhostname: x\n"))
+			m.wants(0)
+			out := m.stdout.String()
+			for _, want := range []string{" 1073741824 ro=0 ", "label=cidata", "user-data", "meta-data", "vmtest: wrote hello"} {
+				if !strings.Contains(out, want) {
+					t.Errorf("the guest did not say %q", want)
+				}
+			}
+		})
+	}
+}
+
+func TestNICModels(t *testing.T) {
+	for model, driver := range map[string]string{"virtio": "virtio_net", "e1000": "e1000", "e1000e": "e1000e", "rtl8139": "8139cp", "vmxnet3": "vmxnet3"} {
+		t.Run(model, func(t *testing.T) {
+			m := start(t, guestOf(t, "tinyguest-all-cards", "vmtest.poweroff=0", "VM_NIC_MODEL="+model, "VM_MAC=52:54:00:aa:bb:cc"))
+			m.wants(0)
+			if want := "52:54:00:aa:bb:cc " + driver; !strings.Contains(m.stdout.String(), want) {
+				t.Errorf("the guest did not say %q", want)
+			}
+			if want := "vmtest: address 10.0.2.15/24"; !strings.Contains(m.stdout.String(), want) {
+				t.Errorf("the guest did not say %q", want)
+			}
+		})
+	}
+}
+
+// TestDataOutliveRestarts writes in one start and reads in the next: after a clean end, after QEMU was killed, and after
+// vmentry was.
+func TestDataOutliveRestarts(t *testing.T) {
+	img := "VM_IMAGE=" + image(t, "qcow2")
+	m := start(t, tiny(t, "vmtest.write=first vmtest.poweroff=0", img))
+	m.wants(0)
+	m = startIn(t, m.data, m.run, tiny(t, "vmtest.read vmtest.write=second", img))
+	m.stdout.Await(t, tinyReady)
+	syscall.Kill(qemuOf(t, m), syscall.SIGKILL)
+	m.wants(137)
+	if !strings.Contains(m.stdout.String(), "vmtest: read first") {
+		t.Error("what was written before a clean end is gone")
+	}
+	m = startIn(t, m.data, m.run, tiny(t, "vmtest.read vmtest.write=third", img))
+	m.stdout.Await(t, tinyReady)
+	m.signal(syscall.SIGKILL)
+	m.exit()
+	if !strings.Contains(m.stdout.String(), "vmtest: read second") {
+		t.Error("what was written before QEMU was killed is gone")
+	}
+	m = startIn(t, m.data, m.run, tiny(t, "vmtest.read vmtest.poweroff=0 vmtest.disks", img, "VM_DISK_SIZE=13G"))
+	m.wants(0)
+	for _, want := range []string{"vmtest: read third", " 13958643712 ro=0 "} {
+		if !strings.Contains(m.stdout.String(), want) {
+			t.Errorf("the guest did not say %q", want)
+		}
+	}
+}
+
+// TestUEFI boots the kernel by OVMF, and its variables are kept.
+func TestUEFI(t *testing.T) {
+	m := start(t, tiny(t, "vmtest.poweroff=0", "VM_FIRMWARE=uefi"))
+	m.wants(0)
+	if !strings.Contains(m.stdout.String(), "vmtest: firmware uefi") {
+		t.Error("the guest did not boot by UEFI")
+	}
+	if !exists(filepath.Join(m.data, "nvram.fd")) {
+		t.Errorf("the variables are not in the data directory: %v", contents(t, m.data))
+	}
+}
+
+// TestKVM: where a KVM opens that cannot run guests, it is not chosen; asked for by name, QEMU does start with it.
+func TestKVM(t *testing.T) {
+	out, code := command(t, environment("/nonexistent", "/run/x", tiny(t, "")...), "plan")
+	if code != 0 {
+		t.Fatal(out)
+	}
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		if !strings.Contains(out, "tcg") || !strings.Contains(out, "/dev/kvm") {
+			t.Errorf("without KVM:\n%s", out)
+		}
+		start(t, tiny(t, "", "VM_ACCEL=kvm")).wants(69, "VM_ACCEL=kvm", "/dev/kvm")
+		return
+	}
+	f.Close()
+	m := start(t, tiny(t, "", "VM_ACCEL=kvm", "VM_CPU_MODEL=qemu64"))
+	m.stderr.Await(t, "QEMU started") // whether a guest runs on it is another question
+	m.signal(syscall.SIGINT)
+	time.Sleep(100 * time.Millisecond)
+	m.signal(syscall.SIGINT)
+	m.exit()
+}
+
+// TestPlanAsShell boots the same VM from the pasted script.
+func TestPlanAsShell(t *testing.T) {
+	data, run := dirs(t)
+	p := port(t)
+	img := image(t, "qcow2")
+	config := "CLOUD_CONFIG=#cloud-config\nhostname: pasted\n"
+	env := environment(data, run, tiny(t, "vmtest.disks vmtest.cat=fw_cfg vmtest.poweroff=0", "VM_IMAGE="+img, fmt.Sprintf("HOSTFWD=%d:22", p), config, "VM_FIRMWARE=uefi")...)
+	script, code := command(t, env, "plan", "-o", "shell")
+	if code != 0 {
+		t.Fatal(script)
+	}
+	if left := append(contents(t, data), contents(t, run)...); len(left) > 0 {
+		t.Fatalf("plan has changed something: %v", left)
+	}
+	sh := exec.Command("sh", "-s")
+	sh.Env = append(env, "PATH="+filepath.Dir(vmentry)+":"+os.Getenv("PATH"))
+	sh.Stdin = strings.NewReader(script)
+	pasted, err := sh.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s\nscript:\n%s", err, pasted, script)
+	}
+	data2, run2 := dirs(t)
+	booted := startIn(t, data2, run2, tiny(t, "vmtest.disks vmtest.cat=fw_cfg vmtest.poweroff=0", "VM_IMAGE="+img, fmt.Sprintf("HOSTFWD=%d:22", p), config, "VM_FIRMWARE=uefi"))
+	booted.wants(0)
+	if a, b := said(string(pasted)), said(booted.stdout.String()); a != b {
+		t.Errorf("the pasted VM said:\n%s\nand the booted one:\n%s", a, b)
+	}
+}
+
+// said is what the tiny guest said, without what is different each time.
+func said(console string) string {
+	var kept []string
+	for line := range strings.Lines(console) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "vmtest: ") && !strings.HasPrefix(line, "vmtest: mem") && !strings.HasPrefix(line, "vmtest: lease") {
+			kept = append(kept, line)
+		}
+	}
+	slices.Sort(kept) // the button is watched beside the rest
+	return strings.Join(kept, "\n")
+}

@@ -1,0 +1,231 @@
+// Package test holds the tests of the whole: the built binary against a QEMU that only pretends, against a real one with
+// a guest that boots in seconds, and in a container with the Debian image. `make test` builds what they need.
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vmentry/vmentry/test/transcript"
+)
+
+var (
+	vmentry  string // the binary under test
+	fakeQEMU string // the directory of a qemu-system-x86_64 that only pretends
+)
+
+// TestMain builds the binaries, unless VMENTRY_TEST_BINARIES names a directory that has them: so these tests also run in the
+// container image, where there is another QEMU and no Go.
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir := os.Getenv("VMENTRY_TEST_BINARIES")
+		built := dir != ""
+		if !built {
+			var err error
+			if dir, err = os.MkdirTemp("", "vmentry-test-"); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			defer os.RemoveAll(dir)
+		}
+		vmentry, fakeQEMU = filepath.Join(dir, "vmentry"), filepath.Join(dir, "fake")
+		if !built {
+			if err := build(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		}
+		return m.Run()
+	}())
+}
+
+func build() error {
+	for out, pkg := range map[string]string{vmentry: "../cmd/vmentry", filepath.Join(fakeQEMU, "qemu-system-x86_64"): "./fakeqemu"} {
+		cmd := exec.Command("go", "build", "-o", out, pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s: %w\n%s", pkg, err, text)
+		}
+	}
+	return nil
+}
+
+// machine is one start of vmentry.
+type machine struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	data   string // its data directory
+	run    string // its run directory
+	stdout *transcript.Transcript
+	stderr *transcript.Transcript
+	done   chan struct{}
+}
+
+// dirs are directories for one VM. They are short, because the path of a Unix socket must be.
+func dirs(t *testing.T) (data, run string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vm-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	data, run = filepath.Join(dir, "data"), filepath.Join(dir, "run")
+	for _, d := range []string{data, run} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return data, run
+}
+
+// environment is what a test's vmentry sees: nothing of the developer's own settings, what the test says, and, where it
+// says nothing else, directories of its own.
+func environment(data, run string, settings ...string) []string {
+	env := []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=/", "TMPDIR=" + os.TempDir(),
+		"VM_DATA_DIR=" + data, "VM_RUN_DIR=" + run,
+	}
+	return append(env, settings...)
+}
+
+// pretend puts the QEMU that only pretends first in the path, with its script.
+func pretend(script string) []string {
+	return []string{"PATH=" + fakeQEMU + ":" + os.Getenv("PATH"), "FAKE_QEMU=" + script}
+}
+
+// start starts vmentry in directories of its own.
+func start(t *testing.T, settings []string, args ...string) *machine {
+	t.Helper()
+	data, run := dirs(t)
+	return startIn(t, data, run, settings, args...)
+}
+
+// startIn starts vmentry in the given directories.
+func startIn(t *testing.T, data, run string, settings []string, args ...string) *machine {
+	t.Helper()
+	m := &machine{
+		t: t, cmd: exec.Command(vmentry, args...), data: data, run: run,
+		stdout: transcript.New(), stderr: transcript.New(), done: make(chan struct{}),
+	}
+	m.cmd.Env = environment(data, run, settings...)
+	m.cmd.Stdout, m.cmd.Stderr = m.stdout, m.stderr
+	if err := m.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		m.cmd.Wait()
+		m.stdout.Close()
+		m.stderr.Close()
+		close(m.done)
+	}()
+	t.Cleanup(func() {
+		m.cmd.Process.Kill()
+		<-m.done
+		if t.Failed() {
+			t.Logf("vmentry's log:\n%s\nthe console:\n%s", m.stderr, m.stdout)
+		}
+	})
+	return m
+}
+
+// signal sends vmentry a signal.
+func (m *machine) signal(s syscall.Signal) {
+	m.t.Helper()
+	if err := m.cmd.Process.Signal(s); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// exit waits for vmentry's end and returns its exit code, 128+n if a signal ended it.
+func (m *machine) exit() int {
+	m.t.Helper()
+	select {
+	case <-m.done:
+	case <-time.After(transcript.Patience):
+		m.t.Fatal("vmentry does not end")
+	}
+	if s := m.cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signaled() {
+		return 128 + int(s.Signal())
+	}
+	return m.cmd.ProcessState.ExitCode()
+}
+
+// wants checks the exit code, and that the log says each of the given things.
+func (m *machine) wants(code int, says ...string) {
+	m.t.Helper()
+	if got := m.exit(); got != code {
+		m.t.Errorf("exit code %d, want %d", got, code)
+	}
+	for _, s := range says {
+		if !strings.Contains(m.stderr.String(), s) {
+			m.t.Errorf("the log does not say %q", s)
+		}
+	}
+}
+
+// call runs another vmentry command against the same VM.
+func (m *machine) call(args ...string) (output string, code int) {
+	m.t.Helper()
+	return command(m.t, environment(m.data, m.run), args...)
+}
+
+// command runs a vmentry command to its end and returns what it printed, on either stream.
+func command(t *testing.T, env []string, args ...string) (output string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), transcript.Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, vmentry, args...)
+	cmd.Env = env
+	text, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(text), cmd.ProcessState.ExitCode()
+}
+
+// lines are the lines of a file, none if it is not there.
+func lines(t *testing.T, file string) []string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(strings.Split(string(data), "\n"), func(s string) bool { return s == "" })
+}
+
+// image makes a small disk image with a partition table's signature and returns its path.
+func image(t *testing.T, format string) string {
+	t.Helper()
+	raw := filepath.Join(t.TempDir(), "disk")
+	f, err := os.Create(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.WriteAt([]byte{0xfa, 0x33, 0xc0}, 0)
+	f.WriteAt([]byte{0x55, 0xaa}, 510)
+	if err := f.Truncate(8 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if format == "raw" {
+		return raw
+	}
+	out := raw + "." + format
+	if text, err := exec.Command("qemu-img", "convert", "-f", "raw", "-O", format, raw, out).CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img: %v\n%s", err, text)
+	}
+	return out
+}

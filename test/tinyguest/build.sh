@@ -1,0 +1,87 @@
+#!/bin/bash
+# Makes the tiny guest of the tests: test/tinyguest/build.sh OUTDIR → OUTDIR/vmlinuz, OUTDIR/initrd
+#
+# Debian's kernel and static busybox, straight from their packages: nothing is installed, no root is needed.
+# See init for what the guest can do.
+set -euo pipefail
+# shellcheck source=images/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../images/lib.sh"
+
+SRC=$REPO/test/tinyguest
+SUITE=trixie
+# The kernel's flavour. The cloud kernel starts fastest, and has no drivers for e1000, e1000e and rtl8139 cards:
+# FLAVOUR=amd64 makes a guest that has.
+FLAVOUR=${FLAVOUR:-cloud-amd64}
+
+# Those of QEMU's devices that a test can put into a machine. Names that this kernel has built in, or has not at all, are passed over.
+MODULES=(
+	virtio_blk virtio_net virtio_console virtio_balloon virtio_rng virtio_scsi
+	qemu_fw_cfg pvpanic pvpanic-pci pvpanic-mmio i6300esb button evdev
+	ahci ata_piix nvme sd_mod sr_mod
+	e1000 e1000e 8139cp vmxnet3
+	isofs vfat nls_cp437 nls_ascii virtiofs fuse
+)
+
+main() {
+	[ $# = 1 ] || die 'usage: test/tinyguest/build.sh OUTDIR'
+	local out
+	mkdir -p "$1"
+	out=$(realpath "$1")
+	need_packages cpio zstd xz-utils kmod
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	debian_sources "$SUITE" >"$work/sources.list"
+	step tinyguest '3 minutes' 'making the tiny guest for tests from the kernel and busybox of Debian' make_guest
+	mv "$work/vmlinuz" "$out/vmlinuz"
+	mv "$work/initrd" "$out/initrd"
+	say "$out: vmlinuz $(($(stat -c %s "$out/vmlinuz") / 1000)) kB, initrd $(($(stat -c %s "$out/initrd") / 1000)) kB"
+}
+
+# apt with lists and state of its own, so that another suite is read without touching this machine's.
+own_apt() {
+	local tool=$1
+	shift
+	"$tool" -q -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+		-o Dir::State="$work/apt" -o Dir::State::Status=/dev/null -o Dir::Cache="$work/apt/cache" \
+		-o APT::Architecture=amd64 -o APT::Architectures=amd64 -o APT::Sandbox::User=root "$@"
+}
+
+make_guest() {
+	local image kernel file dir=$work/initrd.d
+	mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
+	own_apt apt-get update
+	# The package without a version only depends on the newest one.
+	image=$(own_apt apt-cache depends "linux-image-$FLAVOUR" | sed -n 's/^ *Depends: *\(linux-image-[^ ]*\)$/\1/p' | head -n 1)
+	(cd "$work" && own_apt apt-get download "$image" busybox-static)
+	mkdir "$work/root"
+	for file in "$work"/*.deb; do dpkg-deb -x "$file" "$work/root"; done
+	kernel=$(basename "$work"/root/boot/vmlinuz-*)
+	kernel=${kernel#vmlinuz-}
+	cp "$work/root/boot/vmlinuz-$kernel" "$work/vmlinuz"
+
+	mkdir -p "$dir/bin" "$dir/etc" "$dir/lib/modules/$kernel"
+	install -m 755 "$work/root/usr/bin/busybox" "$dir/bin/busybox"
+	install -m 755 "$SRC/init" "$dir/init"
+	install -m 755 "$SRC/udhcpc.script" "$dir/udhcpc.script"
+	modules "$kernel" "$dir"
+	(cd "$dir" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 | zstd -q -9) >"$work/initrd"
+}
+
+# The modules and what they need, uncompressed: busybox cannot read Debian's compressed ones.
+modules() {
+	local kernel=$1 dir=$2 m base
+	# kmod looks in lib/, the package has them in usr/lib/.
+	[ -e "$work/root/lib" ] || ln -s usr/lib "$work/root/lib"
+	base=$work/root/lib/modules/$kernel
+	depmod -b "$work/root" "$kernel"
+	for m in "${MODULES[@]}"; do
+		modprobe -d "$work/root" --set-version "$kernel" --show-depends --ignore-install "$m" 2>/dev/null |
+			sed -n 's/^insmod \([^ ]*\).*/\1/p' || true
+	done | sort -u | while read -r file; do
+		xz -dc "$file" >"$dir/lib/modules/$kernel/$(basename "$file" .xz)"
+	done
+	cp "$base/modules.builtin" "$base/modules.builtin.modinfo" "$base/modules.order" "$dir/lib/modules/$kernel/"
+	depmod -b "$dir" "$kernel"
+}
+
+main "$@"
