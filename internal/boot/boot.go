@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -49,6 +50,9 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs 
 		}
 		defer run.Close()
 		defer plan.clearRunDir() // of secrets first of all, however far the start has come
+		if err := plan.release(); err != nil {
+			return supervise.End{}, err
+		}
 		lock, err := plan.apply(ctx, log, milestones)
 		keep := []*os.File{run}
 		if lock != nil {
@@ -59,6 +63,7 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs 
 			return supervise.End{}, err
 		}
 		if !cfg.Supervise {
+			milestones.Reach(status.NetworkReady, "mode", string(plan.Network.Mode))
 			handOver()
 			logged.Flush(drainOutput)
 			return supervise.End{}, plan.replace(ctx, signals, keep)
@@ -105,7 +110,7 @@ func report(log *slog.Logger, err error, code int) {
 
 // announce logs what was chosen, and the warnings.
 func (p Plan) announce(log *slog.Logger) {
-	for _, w := range p.Disk.Warnings {
+	for _, w := range slices.Concat(p.Disk.Warnings, p.Network.Warnings) {
 		log.Warn(w)
 	}
 	for _, m := range p.Provision.Messages {
@@ -136,7 +141,6 @@ func (p Plan) apply(ctx context.Context, log *slog.Logger, milestones *status.Mi
 	if err := p.Provision.Write(p.Config.RunDir); err != nil {
 		return lock, fail(supervise.IOError, "the guest's configuration cannot be written: %w", err)
 	}
-	milestones.Reach(status.NetworkReady, "mode", string(p.Network.Mode))
 	facts := status.Facts{Name: p.Machine.Name, PID: os.Getpid(), Started: time.Now(), Mode: string(p.Network.Mode), Ready: p.Ready}
 	if err := facts.Write(p.Config.RunDir); err != nil {
 		return lock, fail(supervise.IOError, "the run directory cannot be written: %w", err)
@@ -196,7 +200,20 @@ func (p Plan) clearRunDir() {
 // run starts the VM and stays with it. QEMU inherits the files of keep, so that what they lock stays locked for as long as
 // it lives.
 func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signals, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (supervise.End, error) {
-	v, monitor, err := start(ctx, p, streams, keep, log, milestones)
+	joined, err := p.join()
+	if err != nil {
+		return supervise.End{}, err
+	}
+	defer joined.Close()
+	serving, silence := context.WithCancel(context.Background())
+	wait, err := p.serve(serving, joined, log)
+	defer wait()
+	defer silence()
+	if err != nil {
+		return supervise.End{}, err
+	}
+	milestones.Reach(status.NetworkReady, "mode", string(p.Network.Mode))
+	v, monitor, err := start(ctx, p, streams, append(joined.Files(), keep...), log, milestones)
 	if err != nil {
 		return supervise.End{}, err
 	}

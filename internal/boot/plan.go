@@ -74,9 +74,6 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 		<-asked
 	}()
 
-	if cfg.Ready.Kind == config.ReadyTCP {
-		plan.Ready.Port = cfg.Ready.Port
-	}
 	name := cfg.Name
 	if name == "" {
 		name = host.HostName
@@ -85,7 +82,9 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 	checkArguments(extra, &mistakes)
 	checkReadable("VM_KERNEL", cfg.Kernel, &mistakes)
 	checkReadable("VM_INITRD", cfg.Initrd, &mistakes)
-	var provisionErr, diskErr error
+	var provisionErr, diskErr, networkErr error
+	plan.Network, networkErr = planNetwork(cfg, name, plan.Identity, chosen.cpus, &mistakes)
+	plan.Ready = readiness(cfg, &plan.Network)
 	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), &mistakes)
 	diskErr = plan.planDisk(cfg, chosen.arch)
 	if isMistake(diskErr) {
@@ -95,7 +94,7 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 		return Plan{}, stopped(ctx, err)
 	}
 	answer := <-asked
-	if err := errors.Join(diskErr, accelErr, answer.err); err != nil {
+	if err := errors.Join(diskErr, accelErr, networkErr, answer.err); err != nil {
 		return Plan{}, stopped(ctx, err)
 	}
 
@@ -103,7 +102,6 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 		return Plan{}, wrong(config.Mistakes{{Variable: "VM_MACHINE", Value: chosen.machine, Problem: fmt.Sprintf(
 			"QEMU %s has no such machine; write q35 or pc (amd64), virt (arm64), or one of %s -machine help", answer.can.Version, qemuNames[chosen.arch])}})
 	}
-	plan.Network = planNetwork(cfg, name, plan.Identity)
 	plan.makeMachine(name, chosen, host, extra)
 	plan.QEMU = Program{answer.path, answer.can.Version}
 	if missing := answer.can.Check(plan.Machine); len(missing) > 0 {
@@ -178,17 +176,6 @@ func QEMUVersion(ctx context.Context) string {
 	return fmt.Sprintf("%s (%s)", answer.can.Version, answer.path)
 }
 
-func planNetwork(cfg config.Config, hostName, identity string) network.Plan {
-	in := network.Input{
-		Mode: network.Mode(cfg.Network), HostName: hostName, Identity: identity,
-		MAC: cfg.MAC, NICModel: string(cfg.NICModel),
-	}
-	for _, f := range cfg.Forwards {
-		in.Forwards = append(in.Forwards, network.Forward(f))
-	}
-	return network.MakePlan(in)
-}
-
 // makeMachine describes the VM; extra are the user's own QEMU arguments.
 func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 	m := qemu.Machine{
@@ -220,13 +207,7 @@ func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 	} else {
 		m.Console = qemu.Console{Kind: qemu.ConsoleNone}
 	}
-	for _, n := range p.Network.NICs {
-		nic := qemu.NIC{Model: n.Model, MAC: n.MAC, User: &qemu.UserNet{HostName: n.HostName}}
-		for _, f := range n.Forwards {
-			nic.User.Forwards = append(nic.User.Forwards, qemu.Forward(f))
-		}
-		m.NICs = append(m.NICs, nic)
-	}
+	m.NICs = nics(p.Network)
 	p.addDisks(&m)
 	if !p.Config.Supervise {
 		m = m.Unsupervised()

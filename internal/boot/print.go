@@ -8,6 +8,7 @@ import (
 	"github.com/kballard/go-shellquote"
 
 	"github.com/vmentry/vmentry/internal/provision"
+	"github.com/vmentry/vmentry/internal/supervise"
 )
 
 // Text prints the plan for people.
@@ -108,6 +109,9 @@ func (p Plan) JSON() (string, error) {
 
 // Shell prints the plan as a script that does the same without vmentry's supervision: the console is then the terminal.
 func (p Plan) Shell() (string, error) {
+	if len(p.Network.Bridges) > 0 {
+		return "", fail(supervise.Misconfigured, "VM_NETWORK=%s: cannot be pasted into a shell, because vmentry holds the guest's network as long as it runs; write user or none", p.Network.Mode)
+	}
 	var b strings.Builder
 	// in a shell of its own: the first failure must end the script, and not the shell that it is pasted into
 	b.WriteString("# To be pasted into a shell, in the same environment.\n(\nset -e\n")

@@ -1,4 +1,5 @@
-// Package network joins the guest to the pod. Each mode has a file of its own; all of them make a [Plan].
+// Package network joins the guest to the pod: inspect → plan → apply. [Inspect] reads the pod's network namespace, [MakePlan]
+// turns what it found and what the user wants into a [Plan], and [Plan.Apply] makes it so. Each mode has a file of its own.
 package network
 
 import (
@@ -13,8 +14,9 @@ type Mode string
 
 // The modes.
 const (
-	User Mode = "user" // QEMU's own user network: no privilege, and only forwarded ports reach the guest
-	None Mode = "none" // not at all
+	User   Mode = "user"   // QEMU's own user network: no privilege, and only forwarded ports reach the guest
+	Bridge Mode = "bridge" // the guest takes the pod's addresses
+	None   Mode = "none"   // not at all
 )
 
 // Forward is one port of the pod that leads to a port of the guest.
@@ -28,18 +30,25 @@ type Forward struct {
 
 // Input is what a plan is made from.
 type Input struct {
-	Mode     Mode
-	HostName string
-	Identity string           // of the pod: the same after a restart, another for each replica
-	MAC      net.HardwareAddr // nil: made from the identity
-	NICModel string
-	Forwards []Forward
+	Mode       Mode
+	HostName   string
+	Identity   string           // of the pod: the same after a restart, another for each replica
+	MAC        net.HardwareAddr // of the first card; nil: the mode's default
+	NICModel   string
+	CPUs       int // of the guest: a card may have a queue for each
+	Forwards   []Forward
+	Interfaces []string // the pod's interfaces that the guest gets, in order; nil: the mode's default
+	DHCP       bool     // vmentry tells the guest its addresses
+	Pod        Pod
 }
 
 // Plan is how the guest will be connected.
 type Plan struct {
-	Mode Mode
-	NICs []NIC
+	Mode     Mode
+	NICs     []NIC
+	Bridges  []BridgePlan `json:",omitempty"` // one for each card in bridge mode
+	Release  bool         `json:",omitempty"` // an earlier start gave the pod's addresses to a guest: the pod takes them back first
+	Warnings []string     `json:",omitempty"`
 }
 
 // NIC is one card of the guest.
@@ -48,14 +57,41 @@ type NIC struct {
 	MAC      net.HardwareAddr
 	HostName string
 	Forwards []Forward
+	MTU      int  `json:",omitempty"` // bytes, as the card tells it to the guest; 0: the card says nothing
+	Tap      *Tap `json:",omitempty"` // nil: QEMU's user network
 }
 
-// MakePlan makes the plan. It cannot fail: what is wrong with the input was found when it was read.
-func MakePlan(in Input) Plan {
-	if in.Mode == None {
-		return Plan{Mode: None}
+// Tap is the pod's end of a card.
+type Tap struct {
+	Name   string
+	MAC    net.HardwareAddr
+	Queues int  // 1 to [maxQueues]: pairs of a receive and a transmit queue
+	Vhost  bool // the kernel moves the frames (vhost-net), not QEMU
+}
+
+// MakePlan makes the plan. What it finds wrong comes as a [Mistake].
+func MakePlan(in Input) (Plan, error) {
+	plan := Plan{Mode: in.Mode}
+	var err error
+	switch in.Mode {
+	case User:
+		plan = userPlan(in)
+	case Bridge:
+		plan, err = bridgePlan(in)
 	}
-	return userPlan(in)
+	plan.Release = in.Pod.Joined()
+	return plan, err
+}
+
+// Mistake is something that the user asked for and that this pod does not have.
+type Mistake struct {
+	Variable string
+	Value    string
+	Problem  string // what is wrong, and what would be right
+}
+
+func (m *Mistake) Error() string {
+	return fmt.Sprintf("%s=%s: %s", m.Variable, m.Value, m.Problem)
 }
 
 // MAC is a unicast, locally administered address (IEEE 802, the two low bits of the first octet) made from identity:
@@ -67,18 +103,35 @@ func MAC(identity string) net.HardwareAddr {
 
 // Lines prints the plan for people.
 func (p Plan) Lines() []string {
+	var lines []string
+	if p.Release {
+		lines = append(lines, "the pod takes back the addresses that an earlier start gave to a guest")
+	}
 	if p.Mode == None {
-		return []string{"none: the guest has no network card"}
+		return append(lines, "none: the guest has no network card")
+	}
+	for i, n := range p.NICs {
+		lines = append(lines, fmt.Sprintf("%s: one %s card, %s", p.Mode, n.Model, n.MAC))
+		if p.Mode == User {
+			lines = append(lines, forwardLines(n.Forwards)...)
+		}
+		if i < len(p.Bridges) {
+			lines = append(lines, p.Bridges[i].lines(n)...)
+		}
+	}
+	for _, w := range p.Warnings {
+		lines = append(lines, "warning: "+w)
+	}
+	return lines
+}
+
+func forwardLines(forwards []Forward) []string {
+	if len(forwards) == 0 {
+		return []string{"no port of the pod leads to the guest"}
 	}
 	var lines []string
-	for _, n := range p.NICs {
-		lines = append(lines, fmt.Sprintf("%s: one %s card, %s", p.Mode, n.Model, n.MAC))
-		if len(n.Forwards) == 0 {
-			lines = append(lines, "no port of the pod leads to the guest")
-		}
-		for _, f := range n.Forwards {
-			lines = append(lines, f.String())
-		}
+	for _, f := range forwards {
+		lines = append(lines, f.String())
 	}
 	return lines
 }

@@ -226,17 +226,52 @@ var nicModels = map[string]string{
 func (m Machine) network(a *args) {
 	for i, n := range m.NICs {
 		id := fmt.Sprintf("net%d", i)
-		net := []kv{{"id", id}}
-		if u := n.User; u != nil {
-			net = append(net, when(u.HostName != "", "hostname", u.HostName))
-			for _, f := range u.Forwards {
-				net = append(net, kv{"hostfwd", f.String()})
-			}
-		}
-		a.add("-netdev", options("user", net))
+		a.add("-netdev", n.backend(id))
 		// no option ROM: nothing boots from the network here, and loading it costs time
-		a.device(nicModels[n.Model], append([]kv{{"id", id + "-dev"}, {"netdev", id}, {"mac", n.MAC.String()}, {"romfile", ""}}, m.pci(slotNIC+i)...)...)
+		device := []kv{{"id", id + "-dev"}, {"netdev", id}, {"mac", n.MAC.String()}, {"romfile", ""}}
+		if n.Model == "virtio" {
+			device = append(device, n.virtio()...)
+		}
+		a.device(nicModels[n.Model], append(device, m.pci(slotNIC+i)...)...)
 	}
+}
+
+// backend is the value of -netdev.
+func (n NIC) backend(id string) string {
+	net := []kv{{"id", id}}
+	if t := n.Tap; t != nil {
+		net = append(net, kv{"fds", numbers(t.FDs)})
+		if len(t.VhostFDs) > 0 {
+			net = append(net, kv{"vhost", "on"}, kv{"vhostfds", numbers(t.VhostFDs)})
+		}
+		return options("tap", net)
+	}
+	if u := n.User; u != nil {
+		net = append(net, when(u.HostName != "", "hostname", u.HostName))
+		for _, f := range u.Forwards {
+			net = append(net, kv{"hostfwd", f.String()})
+		}
+	}
+	return options("user", net)
+}
+
+// virtio are the options that virtio cards alone have. Each queue pair has two interrupts, and the card two more for its
+// configuration and its control queue.
+func (n NIC) virtio() []kv {
+	o := []kv{when(n.MTU != 0, "host_mtu", strconv.Itoa(n.MTU))}
+	if n.Tap != nil && len(n.Tap.FDs) > 1 {
+		o = append(o, kv{"mq", "on"}, kv{"vectors", strconv.Itoa(2*len(n.Tap.FDs) + 2)})
+	}
+	return o
+}
+
+// numbers is a list of descriptors, as QEMU wants it.
+func numbers(fds []int) string {
+	words := make([]string, len(fds))
+	for i, fd := range fds {
+		words[i] = strconv.Itoa(fd)
+	}
+	return strings.Join(words, ":")
 }
 
 // String is f as the hostfwd option of QEMU's user network spells it.

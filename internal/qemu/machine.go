@@ -105,7 +105,15 @@ type Backing struct {
 type NIC struct {
 	Model string // "virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"
 	MAC   net.HardwareAddr
+	MTU   int // bytes, as a virtio card tells it to the guest; 0: it says nothing
 	User  *UserNet
+	Tap   *Tap
+}
+
+// Tap is a tap device that QEMU finds opened.
+type Tap struct {
+	FDs      []int // a descriptor for each queue
+	VhostFDs []int // as many of /dev/vhost-net; none: QEMU moves the frames itself
 }
 
 // UserNet is QEMU's built-in user-mode network (slirp).

@@ -2,9 +2,11 @@ package status
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -12,6 +14,8 @@ import (
 type Condition struct {
 	// Port is the guest's TCP port that must accept; 0: it is enough that the guest runs.
 	Port uint16
+	// Guest is the address at which the guest itself is reached; the zero value: only through QEMU.
+	Guest netip.Addr
 }
 
 // Guest is what readiness asks of the VM.
@@ -46,12 +50,29 @@ func (c Condition) Check(ctx context.Context, g Guest) (ready bool, reason strin
 	if c.Port == 0 {
 		return true, "the guest is running"
 	}
+	if c.Guest.IsValid() {
+		return connects(ctx, netip.AddrPortFrom(c.Guest, c.Port))
+	}
 	way, err := g.Open(ctx, c.Port)
 	if err != nil {
 		return false, fmt.Sprintf("no way to the guest's port %d: %v", c.Port, err)
 	}
 	defer way.Close()
 	return accepts(ctx, way, c.Port)
+}
+
+// connects makes a connection that nobody but the guest can accept.
+func connects(ctx context.Context, guest netip.AddrPort) (bool, string) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", guest.String())
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return false, fmt.Sprintf("nothing listens on the guest's port %d", guest.Port())
+	case err != nil:
+		return false, fmt.Sprintf("the guest does not answer on port %d", guest.Port())
+	}
+	conn.Close()
+	return true, fmt.Sprintf("the guest accepts on port %d", guest.Port())
 }
 
 // accepts connects and waits for the guest. A connection alone proves nothing: QEMU's user network accepts before

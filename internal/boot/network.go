@@ -1,0 +1,170 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"github.com/vmentry/vmentry/internal/config"
+	"github.com/vmentry/vmentry/internal/dhcp"
+	"github.com/vmentry/vmentry/internal/network"
+	"github.com/vmentry/vmentry/internal/qemu"
+	"github.com/vmentry/vmentry/internal/status"
+	"github.com/vmentry/vmentry/internal/supervise"
+)
+
+const resolvConf = "/etc/resolv.conf"
+
+// planNetwork looks at the pod and plans how the guest is joined to it. What the user can mend in the settings is added to mistakes;
+// what the container lacks is the error.
+func planNetwork(cfg config.Config, hostName, identity string, cpus int, mistakes *config.Mistakes) (network.Plan, error) {
+	in := network.Input{
+		Mode: network.Mode(cfg.Network), HostName: hostName, Identity: identity,
+		MAC: cfg.MAC, NICModel: string(cfg.NICModel), CPUs: cpus,
+		Interfaces: cfg.Interfaces, DHCP: cfg.DHCP,
+	}
+	for _, f := range cfg.Forwards {
+		in.Forwards = append(in.Forwards, network.Forward(f))
+	}
+	var err error
+	if in.Pod, err = network.Inspect(resolvConf); err != nil && in.Mode != network.User && in.Mode != network.None {
+		return network.Plan{}, fail(supervise.Unavailable, "the pod's network cannot be read: %w", err)
+	}
+	plan, err := network.MakePlan(in)
+	if m := new(network.Mistake); errors.As(err, &m) {
+		if !mistakes.Has(m.Variable) {
+			*mistakes = append(*mistakes, config.Mistake(*m))
+		}
+		return plan, nil
+	}
+	if err == nil && len(plan.Bridges) > 0 {
+		err = missingRights(in.Pod, cfg.Network)
+	}
+	return plan, err
+}
+
+// missingRights says what the container was not given, and the words that give it.
+func missingRights(pod network.Pod, mode config.Mode) error {
+	var missing []string
+	if !pod.NetAdmin {
+		missing = append(missing, fmt.Sprintf("VM_NETWORK=%s needs the capability NET_ADMIN: docker run --cap-add NET_ADMIN, or in the pod's container securityContext: {capabilities: {add: [NET_ADMIN]}}", mode))
+	}
+	if pod.Tun != "" {
+		missing = append(missing, fmt.Sprintf("VM_NETWORK=%s needs /dev/net/tun, which %s: docker run --device /dev/net/tun; in Kubernetes a device plugin's resource for it, or securityContext: {privileged: true}", mode, pod.Tun))
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fail(supervise.Unavailable, "%s", strings.Join(missing, "\n"))
+}
+
+// firstFD is the number of the first descriptor that QEMU inherits beside the three that every program has.
+const firstFD = 3
+
+// nics are the guest's cards. Those with taps find them at the descriptors from firstFD on, in the order of [network.Joined.Files].
+func nics(plan network.Plan) []qemu.NIC {
+	var all []qemu.NIC
+	next := firstFD
+	take := func(n int) []int {
+		fds := make([]int, n)
+		for i := range fds {
+			fds[i] = next
+			next++
+		}
+		return fds
+	}
+	for _, n := range plan.NICs {
+		nic := qemu.NIC{Model: n.Model, MAC: n.MAC, MTU: n.MTU}
+		if n.Tap == nil {
+			nic.User = &qemu.UserNet{HostName: n.HostName}
+			for _, f := range n.Forwards {
+				nic.User.Forwards = append(nic.User.Forwards, qemu.Forward(f))
+			}
+		} else {
+			nic.Tap = &qemu.Tap{FDs: take(n.Tap.Queues)}
+			if n.Tap.Vhost {
+				nic.Tap.VhostFDs = take(n.Tap.Queues)
+			}
+		}
+		all = append(all, nic)
+	}
+	return all
+}
+
+// readiness is what ready means: with bridges the pod can ask the guest itself, elsewhere it goes through QEMU.
+func readiness(cfg config.Config, plan *network.Plan) status.Condition {
+	if cfg.Ready.Kind != config.ReadyTCP {
+		return status.Condition{}
+	}
+	if len(plan.Bridges) == 0 {
+		return status.Condition{Port: cfg.Ready.Port}
+	}
+	guest := plan.Bridges[0].Inside.Guest
+	if len(guest) == 0 {
+		plan.Warnings = append(plan.Warnings, fmt.Sprintf("VM_READY=tcp:%d cannot be asked of a guest whose address is not known: it counts as ready when it runs", cfg.Ready.Port))
+		return status.Condition{}
+	}
+	return status.Condition{Port: cfg.Ready.Port, Guest: guest[len(guest)-1]}
+}
+
+// join carries out the network's plan.
+func (p Plan) join() (*network.Joined, error) {
+	joined, err := p.Network.Apply()
+	if err != nil {
+		return nil, fail(supervise.Unavailable, "VM_NETWORK=%s: %w", p.Network.Mode, err)
+	}
+	return joined, nil
+}
+
+// release gives the pod the addresses back that an earlier start gave to a guest: what comes first may need the network.
+func (p Plan) release() error {
+	if !p.Network.Release {
+		return nil
+	}
+	if err := network.Release(); err != nil {
+		return fail(supervise.Unavailable, "the pod's addresses cannot be taken back from an earlier start: %w", err)
+	}
+	return nil
+}
+
+// serve speaks to the guest on every bridge until ctx ends; wait returns when nothing of it is left.
+func (p Plan) serve(ctx context.Context, joined *network.Joined, log *slog.Logger) (wait func(), err error) {
+	var running sync.WaitGroup
+	for i, b := range p.Network.Bridges {
+		if b.Service == nil {
+			continue
+		}
+		server, err := dhcp.New(lease(b), log)
+		if err != nil {
+			return running.Wait, fail(supervise.Software, "the guest's lease on %s: %w", b.Name, err)
+		}
+		running.Go(func() {
+			if err := server.Serve(ctx, joined.Services[i]); err != nil && ctx.Err() == nil {
+				log.Error("the guest gets no addresses any more", "bridge", b.Name, "error", err)
+			}
+		})
+	}
+	return running.Wait, nil
+}
+
+// lease is what the guest is told on a bridge.
+func lease(b network.BridgePlan) dhcp.Config {
+	l := b.Service.Lease
+	c := dhcp.Config{Guest: b.Guest, Server: b.Service.MAC, HostName: l.HostName, Search: l.Search, MTU: l.MTU}
+	if l.V4 != nil {
+		c.V4 = &dhcp.V4{Address: l.V4.Address, Server: b.Inside.V4, Router: l.V4.Router, DNS: l.V4.DNS}
+		for _, r := range l.V4.Routes {
+			c.V4.Routes = append(c.V4.Routes, dhcp.Route(r))
+		}
+	}
+	if l.V6 != nil {
+		c.V6 = &dhcp.V6{
+			Addresses: l.V6.Addresses, Server: network.LinkLocal(b.Service.MAC),
+			Router: l.V6.Router, RouterMAC: l.V6.RouterMAC, OnLink: l.V6.OnLink, Routes: l.V6.Routes, DNS: l.V6.DNS,
+		}
+	}
+	return c
+}

@@ -1,0 +1,288 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Joined is what holds the guest and the pod together: descriptors, which are closed when the guest is off.
+type Joined struct {
+	Taps     [][]*os.File // of each card its tap's queues
+	Vhosts   [][]*os.File // of each card as many of /dev/vhost-net; none where the kernel has none
+	Services []*os.File   // of each bridge the port of its service; nil: none
+}
+
+// Files are the descriptors that QEMU needs, card by card: the tap's queues, and then those of vhost-net.
+func (j *Joined) Files() []*os.File {
+	var files []*os.File
+	for i := range j.Taps {
+		files = append(files, j.Taps[i]...)
+		if i < len(j.Vhosts) {
+			files = append(files, j.Vhosts[i]...)
+		}
+	}
+	return files
+}
+
+// Close closes all descriptors, and with the last of them the taps are gone.
+func (j *Joined) Close() {
+	closeAll(j.Files())
+	for _, s := range j.Services {
+		if s != nil {
+			s.Close()
+		}
+	}
+}
+
+// Apply makes the plan true in the network namespace of the calling thread. It may be done again, after it was cut off at any
+// point too: the pod's interfaces join their bridges last of all, when everything is ready for the guest, and what Release does
+// undoes it all.
+func (p Plan) Apply() (*Joined, error) {
+	j := &Joined{}
+	if len(p.Bridges) == 0 {
+		return j, nil
+	}
+	if err := filter(p.Bridges); err != nil {
+		return nil, fmt.Errorf("%w; the kernel needs nftables with the family bridge (CONFIG_NF_TABLES_BRIDGE) and connection tracking", err)
+	}
+	for _, b := range p.Bridges {
+		if err := b.make(j); err != nil {
+			j.Close()
+			return nil, err
+		}
+	}
+	for _, b := range p.Bridges {
+		if err := b.join(); err != nil {
+			j.Close()
+			return nil, errors.Join(err, Release())
+		}
+	}
+	return j, nil
+}
+
+// make makes the bridge with the guest's and vmentry's own port. Nothing of the pod's is touched.
+func (b BridgePlan) make(j *Joined) error {
+	bridge, err := makeBridge(b.Name, b.MAC, b.MTU)
+	if err != nil {
+		return err
+	}
+	queues, err := b.makePort(bridge, b.Tap, true, false)
+	if err != nil {
+		return err
+	}
+	j.Taps = append(j.Taps, queues)
+	vhosts, err := b.Tap.openVhost()
+	if err != nil {
+		return err
+	}
+	j.Vhosts = append(j.Vhosts, vhosts)
+	service := []*os.File{nil}
+	if b.Service != nil {
+		if service, err = b.makePort(bridge, Tap{Name: b.Service.Name, MAC: b.Service.MAC, Queues: 1}, false, true); err != nil {
+			return err
+		}
+	}
+	j.Services = append(j.Services, service[0])
+	return b.Inside.set(bridge)
+}
+
+// makePort makes a tap that is a port of the bridge.
+func (b BridgePlan) makePort(bridge netlink.Link, t Tap, header, isolated bool) ([]*os.File, error) {
+	files, err := openTap(t.Name, t.Queues, header)
+	if err != nil {
+		return nil, err
+	}
+	err = func() error {
+		link, err := find(t.Name)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetHardwareAddr(link, t.MAC); err != nil {
+			return fmt.Errorf("cannot give %s the MAC %s: %w", t.Name, t.MAC, err)
+		}
+		if err := setUp(link, b.MTU); err != nil {
+			return err
+		}
+		if err := setPort(link, bridge, isolated); err != nil {
+			return err
+		}
+		return setMACPort(t.MAC, link) // frames for it are for whoever holds the descriptor, not for the pod
+	}()
+	if err != nil {
+		closeAll(files)
+		return nil, err
+	}
+	return files, nil
+}
+
+// openVhost opens the kernel's virtio-net once for each queue.
+func (t Tap) openVhost() ([]*os.File, error) {
+	var files []*os.File
+	for t.Vhost && len(files) < t.Queues {
+		f, err := os.OpenFile("/dev/vhost-net", os.O_RDWR, 0)
+		if err != nil {
+			closeAll(files)
+			return nil, fmt.Errorf("cannot open /dev/vhost-net: %w", err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// set gives the bridge the pod's own addresses.
+func (in Inside) set(bridge netlink.Link) error {
+	if !in.V4.IsValid() {
+		return nil
+	}
+	if err := setAddress(bridge, host(in.V4)); err != nil {
+		return err
+	}
+	if !in.V6.IsValid() {
+		return nil
+	}
+	return setAddress(bridge, netip.PrefixFrom(in.V6, 64))
+}
+
+// join gives the uplink's frames to the guest.
+func (b BridgePlan) join() error {
+	uplink, err := find(b.Uplink)
+	if err != nil {
+		return err
+	}
+	bridge, err := find(b.Name)
+	if err != nil {
+		return err
+	}
+	tap, err := find(b.Tap.Name)
+	if err != nil {
+		return err
+	}
+	if err := keep(uplink, b.Lasting); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(uplink); err != nil {
+		return fmt.Errorf("cannot set %s up: %w", b.Uplink, err)
+	}
+	if err := setPort(uplink, bridge, true); err != nil {
+		return err
+	}
+	// the uplink has the guest's MAC: without this the bridge would take the guest's frames for the pod's
+	if err := setMACPort(uplink.Attrs().HardwareAddr, tap); err != nil {
+		return err
+	}
+	if err := setMACPort(b.Guest, tap); err != nil {
+		return err
+	}
+	return b.Inside.divert(uplink, bridge)
+}
+
+// keep makes addresses permanent that would run out: whoever renewed them cannot reach the pod any more.
+func keep(uplink netlink.Link, addresses []Address) error {
+	for _, a := range addresses {
+		if err := netlink.AddrReplace(uplink, &netlink.Addr{IPNet: ipNet(a.Prefix), Flags: unix.IFA_F_NODAD}); err != nil {
+			return fmt.Errorf("cannot make the address %s of %s permanent: %w", a.Prefix, uplink.Attrs().Name, err)
+		}
+	}
+	return nil
+}
+
+// divert sends what the pod says to the guest's addresses over the bridge. They are the uplink's too, so the kernel would take it
+// for its own.
+func (in Inside) divert(uplink, bridge netlink.Link) error {
+	for _, a := range in.Guest {
+		if err := deleteRoute(localRoute(uplink, a)); err != nil {
+			return fmt.Errorf("cannot let the pod forget that it has the address %s: %w", a, err)
+		}
+		source := in.V4
+		if a.Is6() {
+			source = in.V6
+		}
+		err := netlink.RouteReplace(&netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipNet(host(a)), Src: source.AsSlice(), Scope: scope(a)})
+		if err != nil {
+			return fmt.Errorf("cannot make the route to %s over %s: %w", a, bridge.Attrs().Name, err)
+		}
+	}
+	return nil
+}
+
+// scope is that of a route to a neighbour.
+func scope(a netip.Addr) netlink.Scope {
+	if a.Is4() {
+		return netlink.SCOPE_LINK
+	}
+	return netlink.SCOPE_UNIVERSE // IPv6 knows no other
+}
+
+// localRoute is the kernel's own route for an address of a link (the table local).
+func localRoute(link netlink.Link, a netip.Addr) *netlink.Route {
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(host(a)), Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_KERNEL}
+	if a.Is4() {
+		r.Scope, r.Src = netlink.SCOPE_HOST, a.AsSlice()
+	}
+	return r
+}
+
+func deleteRoute(r *netlink.Route) error {
+	err := netlink.RouteDel(r)
+	if errors.Is(err, unix.ESRCH) { // it is gone already
+		return nil
+	}
+	return err
+}
+
+// Release gives the pod its addresses back and takes away what an earlier start has made, however far it had come. Without
+// anything to release it does nothing.
+func Release() error {
+	links, err := retry(netlink.LinkList)
+	if err != nil {
+		return fmt.Errorf("cannot list the pod's interfaces: %w", err)
+	}
+	bridges := map[int]bool{}
+	for _, l := range links {
+		bridges[l.Attrs().Index] = strings.HasPrefix(l.Attrs().Name, bridgePrefix)
+	}
+	for _, l := range links {
+		if bridges[l.Attrs().MasterIndex] && !ours(l.Attrs().Name) {
+			if err := release(l); err != nil {
+				return err
+			}
+		}
+	}
+	for _, l := range links {
+		if !bridges[l.Attrs().Index] {
+			continue
+		}
+		if err := netlink.LinkDel(l); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("cannot delete the bridge %s: %w", l.Attrs().Name, err)
+		}
+	}
+	return errors.Join(deleteTable(nftables.TableFamilyBridge), deleteTable(nftables.TableFamilyINet))
+}
+
+// release makes an uplink what it was: no port of a bridge, and its addresses the pod's.
+func release(uplink netlink.Link) error {
+	name := uplink.Attrs().Name
+	if err := netlink.LinkSetNoMaster(uplink); err != nil {
+		return fmt.Errorf("cannot take %s out of its bridge: %w", name, err)
+	}
+	addresses, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(uplink, netlink.FAMILY_ALL) })
+	if err != nil {
+		return fmt.Errorf("cannot list the addresses of %s: %w", name, err)
+	}
+	for _, a := range addresses {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		r := localRoute(uplink, ip.Unmap())
+		if err := netlink.RouteReplace(r); err != nil {
+			return fmt.Errorf("cannot give the pod its address %s back: %w", a.IP, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,428 @@
+package network
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// BridgePlan is a bridge that joins one card of the guest to one interface of the pod. The interface keeps its name, MAC, addresses and
+// routes, so that the container runtime finds what it made, and an earlier start's work can be seen from it alone; only the
+// frames that it receives go to the guest, whose MAC is the pod's.
+type BridgePlan struct {
+	Name    string
+	MAC     net.HardwareAddr // never the guest's: frames for the bridge's own MAC end in the pod
+	MTU     int              // bytes, of the bridge and all its ports
+	Uplink  string           // the pod's interface
+	Guest   net.HardwareAddr // the card's MAC
+	Tap     Tap
+	Service *Service `json:",omitempty"` // nil: layer 2 alone
+	Inside  Inside // nothing of it is set where the uplink has no address
+	Lasting []Address `json:"-"` // addresses of the uplink whose lifetime nobody will renew any more
+}
+
+// Service is the port of the bridge through which vmentry itself speaks to the guest, DHCP above all. A tap needs no right but
+// NET_ADMIN, which raw sockets do.
+type Service struct {
+	Name  string
+	MAC   net.HardwareAddr
+	Lease Lease
+}
+
+// Lease is what the guest is told of its network: exactly what the pod had.
+type Lease struct {
+	HostName string
+	MTU      int
+	Search   []string
+	V4       *Lease4 `json:",omitempty"`
+	V6       *Lease6 `json:",omitempty"`
+}
+
+// Lease4 is the IPv4 part.
+type Lease4 struct {
+	Address netip.Prefix
+	Router  netip.Addr // the zero value: none. May be outside of Address's network
+	Routes  []LeaseRoute
+	DNS     []netip.Addr
+}
+
+// LeaseRoute is a route that is not the default one.
+type LeaseRoute struct {
+	Dst netip.Prefix
+	Via netip.Addr // the zero value: on the link
+}
+
+// Lease6 is the IPv6 part.
+type Lease6 struct {
+	Addresses []netip.Addr
+	Router    netip.Addr       // link-local; the zero value: none
+	RouterMAC net.HardwareAddr // where the router is known to the pod by this alone: vmentry answers for it
+	OnLink    []netip.Prefix
+	Routes    []netip.Prefix // through Router, beside the default route
+	DNS       []netip.Addr
+}
+
+// Inside is how the pod itself reaches the guest: from addresses of its own on the bridge, that the guest sees as its peer's.
+type Inside struct {
+	V4      netip.Addr       // link-local (RFC 3927); no other host ever sees it
+	V6      netip.Addr       // the zero value where the pod has no IPv6
+	Guest   []netip.Addr     // the guest's
+	Gateway netip.Addr       // of the pod's own connections to the outside; the zero value: it can make none
+	GateMAC net.HardwareAddr // the gateway's
+	DNS     netip.Addr       // at this one of the two vmentry forwards DNS; the zero value: it does not
+}
+
+// Names of the links that vmentry makes, with a number behind.
+const (
+	bridgePrefix  = "vm-br"
+	tapPrefix     = "vm-tap"
+	servicePrefix = "vm-dhcp"
+)
+
+// ours says whether a link is one that vmentry makes.
+func ours(name string) bool {
+	for _, prefix := range []string{bridgePrefix, tapPrefix, servicePrefix} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// maxQueues is how many queues a card gets at most: more of them have to be served, and a guest's few processors gain nothing.
+const maxQueues = 8
+
+// minimumMTU6 is the least that a link must carry for IPv6 (RFC 8200, section 5).
+const minimumMTU6 = 1280
+
+func bridgePlan(in Input) (Plan, error) {
+	uplinks, err := uplinks(in)
+	if err != nil {
+		return Plan{}, err
+	}
+	plan := Plan{Mode: Bridge}
+	for i, l := range uplinks {
+		mac := l.MAC
+		if i == 0 && in.MAC != nil {
+			mac = in.MAC
+			if mac.String() != l.MAC.String() {
+				plan.warn("VM_MAC=%s is not the MAC that the cluster gave %s (%s): networks that check it (Cilium, Calico, clouds) drop the guest's frames", mac, l.Name, l.MAC)
+			}
+		}
+		if in.NICModel != "virtio" && l.MTU != 1500 {
+			plan.warn("%s carries frames of %d bytes, and a card of model %s does not tell the guest: it depends on its DHCP client", l.Name, l.MTU, in.NICModel)
+		}
+		b := plan.bridge(in, l, i, mac)
+		plan.Bridges = append(plan.Bridges, b)
+		plan.NICs = append(plan.NICs, NIC{Model: in.NICModel, MAC: mac, HostName: in.HostName, MTU: b.MTU, Tap: &b.Tap})
+	}
+	return plan, nil
+}
+
+func (p *Plan) warn(format string, args ...any) {
+	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
+}
+
+// uplinks are the interfaces that the guest gets. Without a choice: all, eth0 first and the others as the kernel has them, which is the
+// order in which they were made.
+func uplinks(in Input) ([]Link, error) {
+	have := make([]string, len(in.Pod.Links))
+	for i, l := range in.Pod.Links {
+		have[i] = l.Name
+	}
+	if len(have) == 0 {
+		return nil, &Mistake{"VM_NETWORK", string(in.Mode), "this container has no interface but lo; give it a network, or write user or none"}
+	}
+	if in.Interfaces == nil {
+		links := slices.Clone(in.Pod.Links)
+		slices.SortStableFunc(links, func(a, b Link) int { return -cmp.Compare(first(a), first(b)) })
+		return links, nil
+	}
+	var links []Link
+	for _, name := range in.Interfaces {
+		l := in.Pod.link(name)
+		if l == nil {
+			return nil, &Mistake{"VM_INTERFACES", strings.Join(in.Interfaces, ","), fmt.Sprintf("the pod has no interface %s; it has %s", name, strings.Join(have, ", "))}
+		}
+		links = append(links, *l)
+	}
+	return links, nil
+}
+
+// first is 1 for the interface that container runtimes make first, else 0.
+func first(l Link) int {
+	if l.Name == "eth0" {
+		return 1
+	}
+	return 0
+}
+
+// bridge plans the bridge of the i-th card, whose MAC is mac.
+func (p *Plan) bridge(in Input, l Link, i int, mac net.HardwareAddr) BridgePlan {
+	b := BridgePlan{
+		Name: fmt.Sprint(bridgePrefix, i), MAC: madeMAC("bridge", l.MAC), MTU: l.MTU,
+		Uplink: l.Name, Guest: mac,
+		Tap: Tap{Name: fmt.Sprint(tapPrefix, i), MAC: madeMAC("tap", l.MAC), Queues: queues(in), Vhost: in.Pod.Vhost},
+	}
+	lease, usable := p.lease(in, l)
+	if !usable {
+		if in.DHCP {
+			p.warn("%s has no address: the guest gets the wire and nothing else, as with VM_DHCP=false", l.Name)
+		}
+		return b
+	}
+	b.Lasting = slices.DeleteFunc(slices.Clone(l.Addresses), func(a Address) bool { return !a.Expires || a.LinkLocal || a.Unusable })
+	b.Inside = inside(in.Pod, l, i, &lease)
+	if in.DHCP {
+		b.Service = &Service{Name: fmt.Sprint(servicePrefix, i), MAC: madeMAC("service", l.MAC), Lease: lease}
+	} else {
+		b.Inside.DNS = netip.Addr{}
+	}
+	return b
+}
+
+// queues is how many queues a card has: one for each of the guest's CPUs where the card can have several.
+func queues(in Input) int {
+	if in.NICModel != "virtio" {
+		return 1
+	}
+	return max(1, min(in.CPUs, maxQueues))
+}
+
+// madeMAC is a MAC that belongs to a link of ours and to the pod's interface that it serves: the same at every start, since the guest
+// remembers whom it has spoken to.
+func madeMAC(what string, of net.HardwareAddr) net.HardwareAddr {
+	sum := sha256.Sum256(append([]byte("vmentry "+what+" "), of...))
+	return net.HardwareAddr{0xfe, sum[0], sum[1], sum[2], sum[3], sum[4]} // 0xfe: a bridge takes no higher one for its own
+}
+
+// lease is what the guest is told; not usable when the interface has no address to give.
+func (p *Plan) lease(in Input, l Link) (lease Lease, usable bool) {
+	lease = Lease{HostName: in.HostName, MTU: l.MTU, Search: in.Pod.Resolver.Search}
+	for _, r := range l.Routes {
+		if r.Default() && r.MTU != 0 {
+			lease.MTU = min(lease.MTU, r.MTU)
+		}
+	}
+	if addresses := l.addresses(true); len(addresses) > 0 {
+		lease.V4 = p.lease4(in, l, addresses)
+	}
+	if addresses := l.addresses(false); len(addresses) > 0 && in.Pod.IPv6 {
+		if l.MTU < minimumMTU6 {
+			p.warn("%s carries frames of %d bytes, too few for IPv6 (%d): the guest gets no IPv6", l.Name, l.MTU, minimumMTU6)
+		} else {
+			lease.V6 = p.lease6(in, l, addresses)
+		}
+	}
+	return lease, lease.V4 != nil || lease.V6 != nil
+}
+
+func (p *Plan) lease4(in Input, l Link, addresses []Address) *Lease4 {
+	lease := &Lease4{Address: addresses[0].Prefix, DNS: family(in.Pod.Resolver.Servers, true)}
+	if addresses[0].Peer { // the network is that of the other end
+		lease.Address = netip.PrefixFrom(addresses[0].Addr(), 32)
+	}
+	for _, a := range addresses[1:] {
+		p.warn("%s has a second address, %s: DHCP carries one (%s), so the guest has to be configured for the other by its own files", l.Name, a.Prefix, lease.Address)
+	}
+	if r := l.defaultRoute(true); r != nil && in.best(l, *r) {
+		switch {
+		case r.Via.Is4():
+			lease.Router = r.Via
+		case !r.Via.IsValid(): // the whole world is on the link
+			lease.Routes = append(lease.Routes, LeaseRoute{Dst: r.Dst})
+		default:
+			p.warn("%s has its default route through an IPv6 router (%s), which DHCP cannot say: the guest gets no IPv4 default route", l.Name, r.Via)
+		}
+	}
+	for _, r := range l.Routes {
+		if r.Dst.Addr().Is4() && !r.Default() && (r.Via.Is4() || !r.Via.IsValid()) && !implied(r, lease.Address) {
+			lease.Routes = append(lease.Routes, LeaseRoute{r.Dst, r.Via})
+		}
+	}
+	for _, s := range lease.DNS { // a guest may take link-local addresses for its neighbours: the cluster's cache on the node is behind the router
+		if s.IsLinkLocalUnicast() && lease.Router.IsValid() {
+			lease.Routes = append(lease.Routes, LeaseRoute{netip.PrefixFrom(s, 32), lease.Router})
+		}
+	}
+	return lease
+}
+
+// implied says whether the guest has a route as soon as it has the address.
+func implied(r Route, address netip.Prefix) bool {
+	return !r.Via.IsValid() && r.Dst == address.Masked()
+}
+
+// best says whether no other of the pod's interfaces has a better default route of that family: a guest cannot be told which of
+// two is.
+func (in Input) best(l Link, r Route) bool {
+	for _, other := range in.Pod.Links {
+		if other.Name == l.Name {
+			continue
+		}
+		if o := other.defaultRoute(r.Dst.Addr().Is4()); o != nil && o.Metric < r.Metric {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Plan) lease6(in Input, l Link, addresses []Address) *Lease6 {
+	lease := &Lease6{DNS: family(in.Pod.Resolver.Servers, false)}
+	for _, a := range addresses {
+		lease.Addresses = append(lease.Addresses, a.Addr())
+	}
+	gateway := netip.Addr{}
+	if r := l.defaultRoute(false); r != nil && in.best(l, *r) {
+		gateway = r.Via
+		lease.Router, lease.RouterMAC = router6(l, gateway)
+		if !lease.Router.IsValid() {
+			p.warn("the router of %s, %s, does not say its MAC: the guest gets no IPv6 default route", l.Name, gateway)
+		}
+	}
+	for _, r := range l.Routes {
+		switch {
+		case r.Dst.Addr().Is4() || r.Default():
+		case !r.Via.IsValid():
+			if r.Dst.Bits() < 128 || !slices.Contains(lease.Addresses, r.Dst.Addr()) {
+				lease.OnLink = append(lease.OnLink, r.Dst)
+			}
+		case r.Via == gateway:
+			lease.Routes = append(lease.Routes, r.Dst)
+		default:
+			p.warn("the route to %s through %s cannot be given to the guest: a router advertisement speaks for one router", r.Dst, r.Via)
+		}
+	}
+	return lease
+}
+
+// router6 is the gateway as a guest must see it: router advertisements come from link-local addresses alone (RFC 4861, section 4.2). One
+// that the pod knows by another address gets one made from its MAC (RFC 4291, appendix A), for which vmentry then answers.
+func router6(l Link, gateway netip.Addr) (netip.Addr, net.HardwareAddr) {
+	if !gateway.IsValid() || gateway.IsLinkLocalUnicast() {
+		return gateway, nil
+	}
+	mac := l.mac(gateway)
+	if mac == nil {
+		return netip.Addr{}, nil
+	}
+	return LinkLocal(mac), mac
+}
+
+// LinkLocal is the link-local IPv6 address that belongs to a MAC.
+func LinkLocal(mac net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
+}
+
+// inside chooses the pod's own addresses on the i-th bridge, and lets the guest ask vmentry where the pod's DNS server listens on
+// the pod's loopback.
+func inside(pod Pod, l Link, i int, lease *Lease) Inside {
+	var in Inside
+	for third := byte(75); ; third++ {
+		if in.V4 = netip.AddrFrom4([4]byte{169, 254, third, byte(1 + i)}); !pod.uses(in.V4) {
+			break
+		}
+	}
+	if lease.V6 != nil {
+		in.V6 = LinkLocal(madeMAC("bridge", l.MAC))
+		in.Guest = append(in.Guest, lease.V6.Addresses...)
+	}
+	if lease.V4 != nil {
+		in.Guest = append(in.Guest, lease.V4.Address.Addr())
+		if mac := l.mac(lease.V4.Router); mac != nil {
+			in.Gateway, in.GateMAC = lease.V4.Router, mac
+		}
+	}
+	if slices.ContainsFunc(pod.Resolver.Servers, netip.Addr.IsLoopback) {
+		in.DNS = lease.forwardDNS(in)
+	}
+	return in
+}
+
+// forwardDNS puts vmentry's own address in the place of servers on the pod's loopback, and returns the address.
+func (l *Lease) forwardDNS(in Inside) netip.Addr {
+	if l.V4 != nil {
+		l.V4.DNS = append([]netip.Addr{in.V4}, slices.DeleteFunc(l.V4.DNS, netip.Addr.IsLoopback)...)
+		l.V4.Routes = append(l.V4.Routes, LeaseRoute{Dst: netip.PrefixFrom(in.V4, 32)})
+	}
+	if l.V6 != nil {
+		l.V6.DNS = slices.DeleteFunc(l.V6.DNS, netip.Addr.IsLoopback)
+	}
+	if l.V4 != nil {
+		return in.V4
+	}
+	l.V6.DNS = append([]netip.Addr{in.V6}, l.V6.DNS...)
+	return in.V6
+}
+
+// family are the addresses of one family.
+func family(addresses []netip.Addr, is4 bool) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return a.Is4() != is4 })
+}
+
+// lines prints a bridge for people, and what the guest at its card n is told.
+func (b BridgePlan) lines(n NIC) []string {
+	lines := []string{fmt.Sprintf("bridge %s joins %s, which keeps its name, MAC and addresses, and the guest's %s (MTU %d, queues %d%s)",
+		b.Name, b.Uplink, b.Tap.Name, b.MTU, b.Tap.Queues, map[bool]string{true: ", vhost-net"}[b.Tap.Vhost])}
+	if b.Service == nil {
+		lines = append(lines, "nothing is said to the guest: layer 2 alone")
+	} else {
+		lines = append(lines, b.Service.Lease.lines()...)
+	}
+	if b.Inside.DNS.IsValid() {
+		lines = append(lines, fmt.Sprintf("vmentry forwards DNS from %s to the pod's own server", b.Inside.DNS))
+	}
+	if b.Inside.V4.IsValid() {
+		lines = append(lines, "the pod reaches the guest from "+b.Inside.V4.String()+list(", ", some(b.Inside.V6)))
+	}
+	return lines
+}
+
+func (lease Lease) lines() []string {
+	var lines []string
+	if v4 := lease.V4; v4 != nil {
+		line := "the guest gets " + v4.Address.String()
+		if v4.Router.IsValid() {
+			line += ", router " + v4.Router.String()
+		}
+		lines = append(lines, line+list(", DNS ", v4.DNS))
+		for _, r := range v4.Routes {
+			line := "the guest gets the route " + r.Dst.String()
+			if r.Via.IsValid() {
+				line += " via " + r.Via.String()
+			}
+			lines = append(lines, line)
+		}
+	}
+	if v6 := lease.V6; v6 != nil {
+		line := "the guest gets" + list(" ", v6.Addresses)
+		if v6.Router.IsValid() {
+			line += ", router " + v6.Router.String()
+		}
+		lines = append(lines, line+list(", on the link ", v6.OnLink)+list(", routes ", v6.Routes)+list(", DNS ", v6.DNS))
+	}
+	return lines
+}
+
+func some(a netip.Addr) []netip.Addr {
+	if !a.IsValid() {
+		return nil
+	}
+	return []netip.Addr{a}
+}
+
+// list is "title a, b", and nothing for nothing.
+func list[T fmt.Stringer](title string, all []T) string {
+	if len(all) == 0 {
+		return ""
+	}
+	words := make([]string, len(all))
+	for i, v := range all {
+		words[i] = v.String()
+	}
+	return title + strings.Join(words, ", ")
+}

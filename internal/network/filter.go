@@ -1,0 +1,130 @@
+package network
+
+import (
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// filter says what may pass the bridges. With a lease, vmentry alone speaks of addresses to the guest, and the guest speaks of none to
+// the cluster. Layer 2 alone is left alone.
+func filter(bridges []BridgePlan) error {
+	err := replaceTable(nftables.TableFamilyBridge, func(r *ruleset) {
+		pre := r.chain("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300)
+		forward := r.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, 0)
+		input := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0)
+		output := r.chain("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, 0)
+		for _, b := range bridges {
+			// what the network sends back to where it came from (hairpin mode) makes a guest believe that its address is taken
+			pre.rule(from(b.Uplink), fromMAC(b.Guest), toGroup(), drop())
+			if b.Service != nil {
+				b.toService(pre)
+				b.keepApart(forward)
+			}
+			if b.Inside.V4.IsValid() {
+				b.Inside.receive(b, pre, input)
+				b.Inside.send(b, output)
+			}
+			for _, port := range b.ports() {
+				input.rule(from(port), drop())
+				output.rule(to(port), drop())
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return replaceTable(nftables.TableFamilyINet, func(r *ruleset) {
+		input := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0)
+		for _, b := range bridges {
+			b.Inside.guard(b.Name, input)
+		}
+	})
+}
+
+func (b BridgePlan) ports() []string {
+	ports := []string{b.Uplink, b.Tap.Name}
+	if b.Service != nil {
+		ports = append(ports, b.Service.Name)
+	}
+	return ports
+}
+
+// toService sends what the guest says to a DHCP server or to routers to vmentry alone, whoever it was meant for: a lease is renewed with
+// its server directly.
+func (b BridgePlan) toService(pre *chain) {
+	divert := setMAC(0, b.Service.MAC)
+	guest := from(b.Tap.Name)
+	pre.rule(guest, etherType(unix.ETH_P_IP), protocol(unix.IPPROTO_UDP), targetPort(dhcpServer), divert)
+	pre.rule(guest, etherType(unix.ETH_P_IPV6), protocol(unix.IPPROTO_UDP), targetPort(dhcp6Server), divert)
+	pre.rule(guest, etherType(unix.ETH_P_IPV6), icmp6(routerSolicitation), divert)
+	if v6 := b.Service.Lease.V6; v6 != nil && v6.RouterMAC != nil {
+		pre.rule(guest, etherType(unix.ETH_P_IPV6), soliciting(v6.Router), divert)
+	}
+}
+
+// keepApart keeps the network's own DHCP and router advertisements from the guest, and the guest's from the network.
+func (b BridgePlan) keepApart(forward *chain) {
+	for _, way := range [][]expr.Any{from(b.Uplink), to(b.Uplink)} {
+		udp4 := append(etherType(unix.ETH_P_IP), protocol(unix.IPPROTO_UDP)...)
+		udp6 := append(etherType(unix.ETH_P_IPV6), protocol(unix.IPPROTO_UDP)...)
+		for _, p := range []uint16{dhcpServer, dhcpClient} {
+			forward.rule(way, udp4, targetPort(p), drop())
+		}
+		for _, p := range []uint16{dhcp6Server, dhcp6Client} {
+			forward.rule(way, udp6, targetPort(p), drop())
+		}
+		for _, kind := range []byte{routerSolicitation, routerAdvertisement} {
+			forward.rule(way, etherType(unix.ETH_P_IPV6), icmp6(kind), drop())
+		}
+	}
+}
+
+// receive lets the guest's frames for the pod's own addresses into the pod. The guest sends those to its router, which it takes for
+// the way to every address.
+func (in Inside) receive(b BridgePlan, pre, input *chain) {
+	guest := from(b.Tap.Name)
+	pre.rule(guest, sentTo(in.V4), toPod(b.MAC))
+	input.rule(guest, asking(in.V4), accept())
+	input.rule(guest, answering(), accept())
+	input.rule(guest, sentTo(in.V4), accept())
+	if in.V6.IsValid() {
+		input.rule(guest, etherType(unix.ETH_P_IPV6), soliciting(in.V6), accept())
+		input.rule(guest, sentTo(in.V6), accept())
+	}
+}
+
+// send lets the pod's frames for the guest out to it.
+func (in Inside) send(b BridgePlan, output *chain) {
+	guest := to(b.Tap.Name)
+	output.rule(guest, etherType(unix.ETH_P_ARP), accept())
+	for _, a := range in.Guest {
+		if a.Is4() {
+			output.rule(guest, sentBy(in.V4), sentTo(a), accept())
+		} else {
+			output.rule(guest, sentBy(in.V6), sentTo(a), accept())
+		}
+	}
+	if in.V6.IsValid() {
+		output.rule(guest, etherType(unix.ETH_P_IPV6), icmp6(neighborSolicitation), accept())
+		output.rule(guest, etherType(unix.ETH_P_IPV6), icmp6(neighborAdvert), accept())
+	}
+}
+
+// guard keeps the guest from whatever listens in the pod: it may answer, and ask for names where vmentry forwards them.
+func (in Inside) guard(bridge string, input *chain) {
+	guest := from(bridge)
+	input.rule(guest, tracked(), accept())
+	if in.V6.IsValid() {
+		input.rule(guest, icmp6(neighborSolicitation), accept())
+		input.rule(guest, icmp6(neighborAdvert), accept())
+	}
+	if in.DNS.IsValid() {
+		for _, p := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			input.rule(guest, protocol(p), targetPort(dnsPort), accept())
+		}
+	}
+	input.rule(guest, drop())
+}
+
+const dnsPort = 53

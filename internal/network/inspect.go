@@ -1,0 +1,247 @@
+package network
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Inspect reads the network namespace of the calling thread and the resolver's configuration, and changes nothing. Its errors are
+// the kernel's.
+func Inspect(resolvConf string) (Pod, error) {
+	pod := Pod{
+		Tun:      unusable("/dev/net/tun"),
+		Vhost:    unusable("/dev/vhost-net") == "",
+		NetAdmin: hasNetAdmin(),
+		IPv6:     hasIPv6(),
+	}
+	links, err := retry(netlink.LinkList)
+	if err != nil {
+		return Pod{}, fmt.Errorf("cannot list the pod's interfaces: %w", err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		if a.Flags&net.FlagLoopback != 0 || ours(a.Name) || hollow(a) {
+			continue
+		}
+		link := Link{Name: a.Name, Kind: l.Type(), MAC: a.HardwareAddr, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
+		if master := names[a.MasterIndex]; ours(master) {
+			link.Bridge = master
+		}
+		if err := link.inspect(l); err != nil {
+			return Pod{}, err
+		}
+		pod.Links = append(pod.Links, link)
+	}
+	pod.Resolver, err = readResolver(resolvConf)
+	return pod, err
+}
+
+// hollow is a tunnel's fallback device (tunl0, sit0, …), which the kernel puts into every namespace when the module is
+// loaded: down, and without a hardware address of Ethernet's length.
+func hollow(a *netlink.LinkAttrs) bool {
+	return a.Flags&net.FlagUp == 0 && len(a.HardwareAddr) != 6
+}
+
+func (l *Link) inspect(link netlink.Link) error {
+	addresses, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+	if err != nil {
+		return fmt.Errorf("cannot list the addresses of %s: %w", l.Name, err)
+	}
+	for _, a := range addresses {
+		l.Addresses = append(l.Addresses, address(a))
+	}
+	routes, err := retry(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_ALL) })
+	if err != nil {
+		return fmt.Errorf("cannot list the routes through %s: %w", l.Name, err)
+	}
+	for _, r := range routes {
+		if r, ok := route(r); ok {
+			l.Routes = append(l.Routes, r)
+		}
+	}
+	for _, is4 := range []bool{true, false} {
+		if r := l.defaultRoute(is4); r != nil && r.Via.IsValid() {
+			if mac := resolve(link, r.Via); mac != nil {
+				l.Gateways = append(l.Gateways, Gateway{r.Via, mac})
+			}
+		}
+	}
+	return nil
+}
+
+func address(a netlink.Addr) Address {
+	ip, _ := netip.AddrFromSlice(a.IP)
+	ip = ip.Unmap()
+	bits, _ := a.Mask.Size()
+	return Address{
+		Prefix:    netip.PrefixFrom(ip, bits),
+		LinkLocal: ip.Is6() && ip.IsLinkLocalUnicast(),
+		Unusable:  a.Flags&(unix.IFA_F_DADFAILED|unix.IFA_F_TENTATIVE) != 0 && a.Flags&unix.IFA_F_OPTIMISTIC == 0,
+		Expires:   a.Flags&unix.IFA_F_PERMANENT == 0,
+		Peer:      a.Peer != nil && !a.Peer.IP.Equal(a.IP),
+	}
+}
+
+// route translates a route; what is no business of a guest's (multicast, link-local, blackholes) is not ok.
+func route(r netlink.Route) (Route, bool) {
+	if r.Type != unix.RTN_UNICAST || len(r.MultiPath) > 0 {
+		return Route{}, false
+	}
+	dst := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if r.Family == netlink.FAMILY_V6 {
+		dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	if r.Dst != nil {
+		ip, _ := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		dst = netip.PrefixFrom(ip.Unmap(), bits)
+	}
+	if dst.Addr().Is6() && (dst.Addr().IsLinkLocalUnicast() || dst.Addr().IsMulticast()) {
+		return Route{}, false
+	}
+	via, _ := netip.AddrFromSlice(r.Gw)
+	if v, ok := r.Via.(*netlink.Via); ok { // IPv4 through an IPv6 router (RFC 5549)
+		via, _ = netip.AddrFromSlice(v.Addr)
+	}
+	return Route{
+		Dst: dst, Via: via.Unmap(), Metric: r.Priority, MTU: r.MTU,
+		Kernel: r.Protocol == unix.RTPROT_KERNEL, Expiry: r.Protocol == unix.RTPROT_RA,
+	}, true
+}
+
+// patience is how long a gateway may take to say its hardware address: it is a router on the same link.
+const patience = time.Second
+
+// resolve asks the kernel for a gateway's hardware address, and makes it ask the gateway where it does not know; nil if nobody
+// answers. A datagram to the discard port (RFC 863) makes the kernel ask.
+func resolve(link netlink.Link, ip netip.Addr) net.HardwareAddr {
+	if mac := neighbor(link, ip); mac != nil {
+		return mac
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 || link.Attrs().MasterIndex != 0 {
+		return nil // nobody would answer
+	}
+	if ip.Is6() && ip.IsLinkLocalUnicast() {
+		ip = ip.WithZone(link.Attrs().Name)
+	}
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 9)))
+	if err != nil {
+		return nil
+	}
+	defer conn.Close()
+	conn.Write([]byte{0})
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(5 * time.Millisecond) {
+		if mac := neighbor(link, ip.WithZone("")); mac != nil {
+			return mac
+		}
+	}
+	return nil
+}
+
+func neighbor(link netlink.Link, ip netip.Addr) net.HardwareAddr {
+	family := netlink.FAMILY_V4
+	if ip.Is6() {
+		family = netlink.FAMILY_V6
+	}
+	neighbors, err := retry(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, family) })
+	if err != nil {
+		return nil
+	}
+	i := slices.IndexFunc(neighbors, func(n netlink.Neigh) bool {
+		return n.IP.Equal(ip.AsSlice()) && n.State&(unix.NUD_FAILED|unix.NUD_INCOMPLETE) == 0 && len(n.HardwareAddr) == 6
+	})
+	if i < 0 {
+		return nil
+	}
+	return neighbors[i].HardwareAddr
+}
+
+// retry repeats a dump that the kernel could not finish because the table changed meanwhile (NLM_F_DUMP_INTR).
+func retry[T any](list func() ([]T, error)) ([]T, error) {
+	for range 10 {
+		all, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return list()
+}
+
+// unusable says why a device cannot be opened; empty when it can.
+func unusable(device string) string {
+	fd, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "is not there"
+	case err != nil:
+		return "cannot be opened: " + err.Error()
+	}
+	unix.Close(fd)
+	return ""
+}
+
+// hasNetAdmin reads the effective capabilities of this process (capabilities(7)).
+func hasNetAdmin() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	return data[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
+}
+
+// hasIPv6 says whether the kernel has IPv6 and it is not switched off for the whole namespace.
+func hasIPv6() bool {
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+	return err == nil && strings.TrimSpace(string(off)) == "0"
+}
+
+// readResolver reads a resolv.conf(5): the last of several search lists counts, a line that is no such thing does not. No
+// file is an empty one.
+func readResolver(path string) (Resolver, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Resolver{}, nil
+	}
+	if err != nil {
+		return Resolver{}, err
+	}
+	defer f.Close()
+	var r Resolver
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) < 2 {
+			continue
+		}
+		switch words[0] {
+		case "nameserver":
+			if ip, err := netip.ParseAddr(words[1]); err == nil {
+				r.Servers = append(r.Servers, ip)
+			}
+		case "search", "domain":
+			r.Search = nil
+			for _, w := range words[1:] {
+				if w = strings.TrimSuffix(w, "."); w != "" {
+					r.Search = append(r.Search, w)
+				}
+			}
+		}
+	}
+	return r, lines.Err()
+}

@@ -1,0 +1,204 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// tableName is the nftables table that is vmentry's alone, one in each family that it uses. It is replaced as a whole in one
+// transaction, so that there is never half of it.
+const tableName = "vmentry"
+
+// ruleset is a table as it is being made.
+type ruleset struct {
+	conn  *nftables.Conn
+	table *nftables.Table
+	err   error
+}
+
+// replaceTable makes the table of a family anew with what fill puts into it.
+func replaceTable(family nftables.TableFamily, fill func(*ruleset)) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("cannot speak to nftables: %w", err)
+	}
+	table := &nftables.Table{Family: family, Name: tableName}
+	conn.AddTable(table) // so that there is one to delete
+	conn.DelTable(table)
+	r := &ruleset{conn: conn, table: conn.AddTable(table)}
+	fill(r)
+	if r.err != nil {
+		return fmt.Errorf("cannot write the nftables table %s: %w", tableName, r.err)
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("cannot replace the nftables table %s of family %s: %w", tableName, familyName(family), err)
+	}
+	return nil
+}
+
+// deleteTable deletes the table of a family, if it is there.
+func deleteTable(family nftables.TableFamily) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("cannot speak to nftables: %w", err)
+	}
+	conn.DelTable(&nftables.Table{Family: family, Name: tableName})
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("cannot delete the nftables table %s of family %s: %w", tableName, familyName(family), err)
+	}
+	return nil
+}
+
+func familyName(f nftables.TableFamily) string {
+	if f == nftables.TableFamilyBridge {
+		return "bridge"
+	}
+	return "inet"
+}
+
+// chain adds a base chain.
+func (r *ruleset) chain(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority int32) *chain {
+	c := r.conn.AddChain(&nftables.Chain{Name: name, Table: r.table, Type: kind, Hooknum: hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(priority))})
+	return &chain{r, c}
+}
+
+type chain struct {
+	*ruleset
+	chain *nftables.Chain
+}
+
+// rule adds a rule: all parts must match for the last to be done.
+func (c *chain) rule(parts ...[]expr.Any) {
+	c.conn.AddRule(&nftables.Rule{Table: c.table, Chain: c.chain, Exprs: slices.Concat(parts...)})
+}
+
+// What a rule is made of. Register 1 is where a value is compared.
+
+func load(key expr.MetaKey, want []byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, equal(want)}
+}
+
+func equal(want []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want} }
+
+func payload(base expr.PayloadBase, offset, length uint32) expr.Any {
+	return &expr.Payload{DestRegister: 1, Base: base, Offset: offset, Len: length}
+}
+
+func interfaceName(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
+}
+
+// from and to are the ports, or links, by which a packet came in and will leave.
+func from(link string) []expr.Any { return load(expr.MetaKeyIIFNAME, interfaceName(link)) }
+func to(link string) []expr.Any   { return load(expr.MetaKeyOIFNAME, interfaceName(link)) }
+
+func etherType(t uint16) []expr.Any {
+	return load(expr.MetaKeyPROTOCOL, binaryutil.BigEndian.PutUint16(t))
+}
+
+func protocol(p byte) []expr.Any { return load(expr.MetaKeyL4PROTO, []byte{p}) }
+
+// port matches a UDP or TCP port; the protocol must have been matched.
+func sourcePort(p uint16) []expr.Any {
+	return []expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 2), equal(binaryutil.BigEndian.PutUint16(p))}
+}
+
+func targetPort(p uint16) []expr.Any {
+	return []expr.Any{payload(expr.PayloadBaseTransportHeader, 2, 2), equal(binaryutil.BigEndian.PutUint16(p))}
+}
+
+func icmp6(kind byte) []expr.Any {
+	return slices.Concat(protocol(unix.IPPROTO_ICMPV6), []expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1), equal([]byte{kind})})
+}
+
+// soliciting matches a neighbour solicitation for an address (RFC 4861, section 4.3).
+func soliciting(target netip.Addr) []expr.Any {
+	return slices.Concat(icmp6(neighborSolicitation), []expr.Any{payload(expr.PayloadBaseTransportHeader, 8, 16), equal(target.AsSlice())})
+}
+
+// asking matches an ARP request for an IPv4 address, answering an ARP reply (RFC 826).
+func asking(target netip.Addr) []expr.Any {
+	return slices.Concat(etherType(unix.ETH_P_ARP), []expr.Any{payload(expr.PayloadBaseNetworkHeader, 24, 4), equal(target.AsSlice())})
+}
+
+func answering() []expr.Any {
+	return slices.Concat(etherType(unix.ETH_P_ARP), []expr.Any{payload(expr.PayloadBaseNetworkHeader, 6, 2), equal([]byte{0, 2})})
+}
+
+// sentBy and sentTo match the addresses in the IP header.
+func sentBy(a netip.Addr) []expr.Any { return ipField(a, 12, 8) }
+func sentTo(a netip.Addr) []expr.Any { return ipField(a, 16, 24) }
+
+func ipField(a netip.Addr, offset4, offset6 uint32) []expr.Any {
+	if a.Is4() {
+		return slices.Concat(etherType(unix.ETH_P_IP), []expr.Any{payload(expr.PayloadBaseNetworkHeader, offset4, 4), equal(a.AsSlice())})
+	}
+	return slices.Concat(etherType(unix.ETH_P_IPV6), []expr.Any{payload(expr.PayloadBaseNetworkHeader, offset6, 16), equal(a.AsSlice())})
+}
+
+// fromMAC matches the sender's hardware address.
+func fromMAC(mac net.HardwareAddr) []expr.Any {
+	return []expr.Any{payload(expr.PayloadBaseLLHeader, 6, 6), equal(mac)}
+}
+
+// toGroup matches frames to more than one receiver: the lowest bit of the first octet is set.
+func toGroup() []expr.Any {
+	return []expr.Any{
+		payload(expr.PayloadBaseLLHeader, 0, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{1}, Xor: []byte{0}},
+		equal([]byte{1}),
+	}
+}
+
+// setMAC changes a hardware address of the frame: the receiver's at offset 0, the sender's at 6.
+func setMAC(offset uint32, mac net.HardwareAddr) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: mac},
+		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: offset, Len: 6},
+	}
+}
+
+// toPod makes a frame one that the pod itself receives, at the bridge's MAC.
+func toPod(bridge net.HardwareAddr) []expr.Any {
+	return append(setMAC(0, bridge),
+		&expr.Immediate{Register: 1, Data: []byte{unix.PACKET_HOST}},
+		&expr.Meta{Key: expr.MetaKeyPKTTYPE, SourceRegister: true, Register: 1},
+	)
+}
+
+func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+
+// tracked matches packets of connections that the pod has made or answered.
+func tracked() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// ICMPv6 messages (RFC 4861, section 4).
+const (
+	routerSolicitation   = 133
+	routerAdvertisement  = 134
+	neighborSolicitation = 135
+	neighborAdvert       = 136
+)
+
+// DHCP's ports: RFC 2131, section 4.1; RFC 8415, section 7.2.
+const (
+	dhcpServer, dhcpClient   = 67, 68
+	dhcp6Server, dhcp6Client = 547, 546
+)

@@ -1,0 +1,124 @@
+package network
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// Pod is the network namespace that the container shares with its pod, as [Inspect] found it.
+type Pod struct {
+	Links    []Link // all but lo and what vmentry itself made, in the kernel's order
+	Resolver Resolver
+	IPv6     bool // the kernel speaks IPv6 here at all
+
+	Tun      string // why /dev/net/tun cannot be used; empty: it can
+	NetAdmin bool   // CAP_NET_ADMIN
+	Vhost    bool   // /dev/vhost-net can be used
+}
+
+// Link is an interface of the pod.
+type Link struct {
+	Name      string
+	Kind      string // the kernel's: "veth", "macvlan", "ipvlan", …
+	MAC       net.HardwareAddr
+	MTU       int // bytes
+	Up        bool
+	Bridge    string // of vmentry, that an earlier start made it a port of; empty: none
+	Addresses []Address
+	Routes    []Route // of the main table, through this link
+	Gateways  []Gateway
+}
+
+// Address is an address of a link.
+type Address struct {
+	netip.Prefix
+	LinkLocal bool // IPv6's fe80::/10, which belongs to the MAC and not to the pod
+	Unusable  bool // IPv6: another host on the link has it (dadfailed), or it is not certain yet that none has (tentative)
+	Expires   bool // it has a lifetime: somebody renews it for as long as the pod itself has it
+	Peer      bool // the prefix is that of the other end of a point-to-point link
+}
+
+// Route is a route of the main table.
+type Route struct {
+	Dst    netip.Prefix // 0.0.0.0/0 and ::/0 are the default routes
+	Via    netip.Addr   // the zero value: on the link
+	Metric int          // smaller is better
+	MTU    int          // bytes; 0: the link's
+	Kernel bool         // made by the kernel with an address
+	Expiry bool         // learned from a router advertisement
+}
+
+// Default says whether it is a default route.
+func (r Route) Default() bool { return r.Dst.Bits() == 0 }
+
+// Gateway is the hardware address of a router, as far as the pod knows it.
+type Gateway struct {
+	IP  netip.Addr
+	MAC net.HardwareAddr
+}
+
+// Resolver is /etc/resolv.conf.
+type Resolver struct {
+	Servers []netip.Addr
+	Search  []string
+}
+
+// Joined says whether an earlier start has left a link of the pod in a bridge of vmentry's.
+func (p Pod) Joined() bool {
+	return slices.ContainsFunc(p.Links, func(l Link) bool { return l.Bridge != "" })
+}
+
+// link is the link of that name, nil if there is none.
+func (p Pod) link(name string) *Link {
+	i := slices.IndexFunc(p.Links, func(l Link) bool { return l.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &p.Links[i]
+}
+
+// uses says whether an address is, or is routed to, anywhere near: a default route does not count.
+func (p Pod) uses(a netip.Addr) bool {
+	for _, l := range p.Links {
+		for _, have := range l.Addresses {
+			if have.Addr() == a || !have.Peer && have.Contains(a) {
+				return true
+			}
+		}
+		for _, r := range l.Routes {
+			if r.Via == a || !r.Default() && r.Dst.Contains(a) {
+				return true
+			}
+		}
+	}
+	return slices.Contains(p.Resolver.Servers, a)
+}
+
+// mac is the hardware address of a gateway of the link, nil if the pod does not know it.
+func (l Link) mac(gateway netip.Addr) net.HardwareAddr {
+	for _, g := range l.Gateways {
+		if g.IP == gateway {
+			return g.MAC
+		}
+	}
+	return nil
+}
+
+// addresses are the link's own ones of a family, without what the guest makes itself or cannot use.
+func (l Link) addresses(is4 bool) []Address {
+	return slices.DeleteFunc(slices.Clone(l.Addresses), func(a Address) bool {
+		return a.Addr().Is4() != is4 || a.LinkLocal || a.Unusable
+	})
+}
+
+// defaultRoute is the best default route of a family, nil if there is none.
+func (l Link) defaultRoute(is4 bool) *Route {
+	var best *Route
+	for i, r := range l.Routes {
+		if r.Default() && r.Dst.Addr().Is4() == is4 && (best == nil || r.Metric < best.Metric) {
+			best = &l.Routes[i]
+		}
+	}
+	return best
+}
