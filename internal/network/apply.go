@@ -205,20 +205,18 @@ func (in Inside) divert(uplink, bridge netlink.Link) error {
 		if a.Is6() {
 			source = in.V6
 		}
-		err := netlink.RouteReplace(&netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipNet(host(a)), Src: source.AsSlice(), Scope: scope(a)})
-		if err != nil {
+		r := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipNet(host(a)), Src: source.AsSlice()}
+		if a.Is4() {
+			r.Scope = netlink.SCOPE_LINK
+		}
+		if in.outward() && a.Is4() {
+			r.Table = outwardTable
+		}
+		if err := netlink.RouteReplace(r); err != nil {
 			return fmt.Errorf("cannot make the route to %s over %s: %w", a, bridge.Attrs().Name, err)
 		}
 	}
-	return nil
-}
-
-// scope is that of a route to a neighbour.
-func scope(a netip.Addr) netlink.Scope {
-	if a.Is4() {
-		return netlink.SCOPE_LINK
-	}
-	return netlink.SCOPE_UNIVERSE // IPv6 knows no other
+	return in.routeOutward(bridge)
 }
 
 // localRoute is the kernel's own route for an address of a link (the table local).
@@ -264,7 +262,7 @@ func Release() error {
 			return fmt.Errorf("cannot delete the bridge %s: %w", l.Attrs().Name, err)
 		}
 	}
-	return errors.Join(deleteTable(nftables.TableFamilyBridge), deleteTable(nftables.TableFamilyINet))
+	return errors.Join(forgetOutward(), deleteTable(nftables.TableFamilyBridge), deleteTable(nftables.TableFamilyINet))
 }
 
 // release makes an uplink what it was: no port of a bridge, and its addresses the pod's.

@@ -257,14 +257,17 @@ func implied(r Route, address netip.Prefix) bool {
 	return !r.Via.IsValid() && r.Dst == address.Masked()
 }
 
-// best says whether no other of the pod's interfaces has a better default route of that family: a guest cannot be told which of
-// two is.
+// best says whether no other of the pod's interfaces has a better default route of that family, or an equal one before it: a guest
+// cannot be told which of two is.
 func (in Input) best(l Link, r Route) bool {
+	before := true
 	for _, other := range in.Pod.Links {
 		if other.Name == l.Name {
+			before = false
 			continue
 		}
-		if o := other.defaultRoute(r.Dst.Addr().Is4()); o != nil && o.Metric < r.Metric {
+		o := other.defaultRoute(r.Dst.Addr().Is4())
+		if o != nil && (o.Metric < r.Metric || before && o.Metric == r.Metric) {
 			return false
 		}
 	}

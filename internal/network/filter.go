@@ -24,6 +24,7 @@ func filter(bridges []BridgePlan) error {
 			if b.Inside.V4.IsValid() {
 				b.Inside.receive(b, pre, input)
 				b.Inside.send(b, output)
+				b.Inside.translate(b, pre, input, output)
 			}
 			for _, port := range b.ports() {
 				input.rule(from(port), drop())

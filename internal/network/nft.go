@@ -70,6 +70,13 @@ func (r *ruleset) chain(name string, kind nftables.ChainType, hook *nftables.Cha
 	return &chain{r, c}
 }
 
+// fail remembers the first error.
+func (r *ruleset) fail(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+}
+
 type chain struct {
 	*ruleset
 	chain *nftables.Chain
@@ -108,11 +115,7 @@ func etherType(t uint16) []expr.Any {
 
 func protocol(p byte) []expr.Any { return load(expr.MetaKeyL4PROTO, []byte{p}) }
 
-// port matches a UDP or TCP port; the protocol must have been matched.
-func sourcePort(p uint16) []expr.Any {
-	return []expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 2), equal(binaryutil.BigEndian.PutUint16(p))}
-}
-
+// targetPort matches a UDP or TCP port; the protocol must have been matched.
 func targetPort(p uint16) []expr.Any {
 	return []expr.Any{payload(expr.PayloadBaseTransportHeader, 2, 2), equal(binaryutil.BigEndian.PutUint16(p))}
 }

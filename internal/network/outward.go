@@ -1,0 +1,123 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The pod's own connections to the outside, while its address is the guest's: a resolver on the pod's loopback asks its servers, a
+// side car talks to the cluster. They leave from [Inside.V4] over the bridge, where the filter gives them the guest's addresses and
+// remembers address and ports of both sides; what answers exactly these goes back to the pod, everything else to the guest.
+
+// flowsSet holds the connections: the other side's address and port, the own port, the protocol.
+const flowsSet = "flows"
+
+// flowTimeout is how long a connection may be silent. It is above TCP's usual keep-alive intervals of clusters.
+const flowTimeout = 10 * time.Minute
+
+// The pod's own connections are routed by a table of their own, which comes after the kernel's local one (0) and before the main
+// one (32766).
+const (
+	outwardTable    = 75
+	outwardPriority = 75
+)
+
+// outward says whether the pod can make connections to the outside.
+func (in Inside) outward() bool { return in.Gateway.IsValid() }
+
+// translate adds the rules that give the pod's connections the guest's addresses, and back.
+func (in Inside) translate(b BridgePlan, pre, input, output *chain) {
+	i := slices.IndexFunc(in.Guest, netip.Addr.Is4)
+	if !in.outward() || i < 0 {
+		return
+	}
+	guest := in.Guest[i]
+	flows := &nftables.Set{
+		Table: pre.table, Name: flowsSet, Dynamic: true, HasTimeout: true, Timeout: flowTimeout, Concatenation: true, Size: 1 << 16,
+		KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService, nftables.TypeInetService, nftables.TypeInetProto),
+	}
+	pre.fail(pre.conn.AddSet(flows, nil))
+	for _, p := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		output.rule(to(b.Uplink), sentBy(in.V4), protocol(p),
+			flow(16, 2, 0), []expr.Any{&expr.Dynset{SrcRegKey: flowRegister, SetName: flowsSet, SetID: flows.ID, Operation: unix.NFT_DYNSET_OP_UPDATE}},
+			setIPv4Field(12, guest), setMAC(6, b.Guest), accept())
+	}
+	pre.rule(from(b.Uplink), sentTo(guest),
+		flow(12, 0, 2), []expr.Any{&expr.Lookup{SourceRegister: flowRegister, SetName: flowsSet, SetID: flows.ID}},
+		setIPv4Field(16, in.V4), toPod(b.MAC))
+	input.rule(from(b.Uplink), sentTo(in.V4), accept())
+}
+
+// flowRegister is the first of the four registers of four bytes that hold the key of flowsSet (NFT_REG32_00).
+const flowRegister = 8
+
+// flow loads the key of a packet: the other side's address and the two ports, at these offsets in the IPv4 and the TCP or UDP header.
+func flow(address, port, own uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: flowRegister, Base: expr.PayloadBaseNetworkHeader, Offset: address, Len: 4},
+		&expr.Payload{DestRegister: flowRegister + 1, Base: expr.PayloadBaseTransportHeader, Offset: port, Len: 2},
+		&expr.Payload{DestRegister: flowRegister + 2, Base: expr.PayloadBaseTransportHeader, Offset: own, Len: 2},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: flowRegister + 3},
+	}
+}
+
+// setIPv4Field changes an address in the IPv4 header, and with it the header's checksum and that of TCP or UDP.
+func setIPv4Field(offset uint32, a netip.Addr) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: a.AsSlice()},
+		&expr.Payload{
+			OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4,
+			CsumType: expr.CsumTypeInet, CsumOffset: 10, CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
+		},
+	}
+}
+
+// routeOutward sends all that the pod says over the bridge to its gateway. The gateway's hardware address is given: an ARP request of
+// the pod's would tell the network that the guest's address is elsewhere.
+func (in Inside) routeOutward(bridge netlink.Link) error {
+	if !in.outward() {
+		return nil
+	}
+	index := bridge.Attrs().Index
+	gateway := net.IP(in.Gateway.AsSlice())
+	err := netlink.NeighSet(&netlink.Neigh{LinkIndex: index, IP: gateway, HardwareAddr: in.GateMAC, State: netlink.NUD_PERMANENT})
+	if err != nil {
+		return fmt.Errorf("cannot set the hardware address of the gateway %s on %s: %w", in.Gateway, bridge.Attrs().Name, err)
+	}
+	everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	err = netlink.RouteReplace(&netlink.Route{
+		LinkIndex: index, Dst: ipNet(everywhere), Gw: gateway, Src: in.V4.AsSlice(), Table: outwardTable, Flags: int(netlink.FLAG_ONLINK),
+	})
+	if err != nil {
+		return fmt.Errorf("cannot make the pod's route through %s over %s: %w", in.Gateway, bridge.Attrs().Name, err)
+	}
+	if err := netlink.RuleAdd(outwardRule()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("cannot make the routing rule %d: %w", outwardPriority, err)
+	}
+	return nil
+}
+
+func outwardRule() *netlink.Rule {
+	rule := netlink.NewRule()
+	rule.Family, rule.Priority, rule.Table = netlink.FAMILY_V4, outwardPriority, outwardTable
+	return rule
+}
+
+// forgetOutward takes the routing rule away, if it is there.
+func forgetOutward() error {
+	err := netlink.RuleDel(outwardRule())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("cannot delete the routing rule %d: %w", outwardPriority, err)
+	}
+	return nil
+}
