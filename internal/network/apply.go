@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -275,10 +276,19 @@ func release(uplink netlink.Link) error {
 	if err != nil {
 		return fmt.Errorf("cannot list the addresses of %s: %w", name, err)
 	}
+	have, err := retry(func() ([]netlink.Route, error) {
+		local := &netlink.Route{LinkIndex: uplink.Attrs().Index, Table: unix.RT_TABLE_LOCAL}
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, local, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot list the local routes of %s: %w", name, err)
+	}
 	for _, a := range addresses {
+		if slices.ContainsFunc(have, func(r netlink.Route) bool { return r.Type == unix.RTN_LOCAL && r.Dst != nil && r.Dst.IP.Equal(a.IP) }) {
+			continue
+		}
 		ip, _ := netip.AddrFromSlice(a.IP)
-		r := localRoute(uplink, ip.Unmap())
-		if err := netlink.RouteReplace(r); err != nil {
+		if err := netlink.RouteAdd(localRoute(uplink, ip.Unmap())); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("cannot give the pod its address %s back: %w", a.IP, err)
 		}
 	}

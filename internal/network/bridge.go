@@ -20,8 +20,8 @@ type BridgePlan struct {
 	Uplink  string           // the pod's interface
 	Guest   net.HardwareAddr // the card's MAC
 	Tap     Tap
-	Service *Service `json:",omitempty"` // nil: layer 2 alone
-	Inside  Inside // nothing of it is set where the uplink has no address
+	Service *Service  `json:",omitempty"` // nil: layer 2 alone
+	Inside  Inside    // nothing of it is set where the uplink has no address
 	Lasting []Address `json:"-"` // addresses of the uplink whose lifetime nobody will renew any more
 }
 

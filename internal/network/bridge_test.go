@@ -1,0 +1,148 @@
+package network
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var (
+	podMAC     = net.HardwareAddr{2, 0, 0, 0, 0, 5}
+	gatewayMAC = net.HardwareAddr{2, 0, 0, 0, 0, 1}
+)
+
+// eth0 is a pod's interface with addresses and routes, a route being "DST [VIA]".
+func eth0(addresses []string, routes ...[2]string) Link {
+	l := Link{Name: "eth0", Kind: "veth", MAC: podMAC, MTU: 1500, Up: true}
+	for _, a := range addresses {
+		l.Addresses = append(l.Addresses, Address{Prefix: netip.MustParsePrefix(a)})
+	}
+	for _, r := range routes {
+		route := Route{Dst: netip.MustParsePrefix(r[0])}
+		if r[1] != "" {
+			route.Via = netip.MustParseAddr(r[1])
+			l.Gateways = append(l.Gateways, Gateway{route.Via, gatewayMAC})
+		}
+		l.Routes = append(l.Routes, route)
+	}
+	return l
+}
+
+func servers(addresses ...string) (all []netip.Addr) {
+	for _, a := range addresses {
+		all = append(all, netip.MustParseAddr(a))
+	}
+	return all
+}
+
+func TestBridgePlan(t *testing.T) {
+	const (
+		card    = "bridge: one virtio card, 02:00:00:00:00:05"
+		joins   = "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 1500, queues 1)"
+		reaches = "the pod reaches the guest from 169.254.75.1"
+		both    = reaches + ", fe80::fc62:77ff:fe3f:b533"
+	)
+	base := Input{Mode: Bridge, HostName: "vm", NICModel: "virtio", CPUs: 1, DHCP: true}
+	tests := []struct {
+		name string
+		link Link
+		more func(*Input)
+		want []string
+	}{
+		{"a /24 with a second network behind a router", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"10.7.0.0/24", ""}, [2]string{"10.8.0.0/16", "10.7.0.254"}), nil,
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets the route 10.8.0.0/16 via 10.7.0.254", reaches}},
+		{"a /32 with a router outside of it", eth0([]string{"192.168.77.9/32"}, [2]string{"0.0.0.0/0", "169.254.1.1"}, [2]string{"169.254.1.1/32", ""}), nil,
+			[]string{card, joins, "the guest gets 192.168.77.9/32, router 169.254.1.1", "the guest gets the route 169.254.1.1/32", reaches}},
+		{"no default route", eth0([]string{"10.7.0.5/24"}, [2]string{"10.7.0.0/24", ""}), nil,
+			[]string{card, joins, "the guest gets 10.7.0.5/24", reaches}},
+		{"vmentry's usual address is taken", eth0([]string{"10.7.0.5/24"}, [2]string{"169.254.75.0/24", ""}), nil,
+			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.0/24", "the pod reaches the guest from 169.254.76.1"}},
+		{"IPv6 alone, with a router of a global address", eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fd07::1"}, [2]string{"fd07::/64", ""}), nil,
+			[]string{card, joins, "the guest gets fd07::5, router fe80::ff:fe00:1, on the link fd07::/64", both}},
+		{"both, with a router of a link-local address", eth0([]string{"10.7.0.5/24", "fd07::5/128"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"::/0", "fe80::1"}, [2]string{"fd08::/48", "fe80::1"}, [2]string{"fd07::5/128", ""}), nil,
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, router fe80::1, routes fd08::/48", both}},
+		{"IPv6 switched off", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.IPv6 = false },
+			[]string{card, joins, "the guest gets 10.7.0.5/24", reaches}},
+		{"too small for IPv6", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.Links[0].MTU = 576 },
+			[]string{card, "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 576, queues 1)", "the guest gets 10.7.0.5/24", reaches,
+				"warning: eth0 carries frames of 576 bytes, too few for IPv6 (1280): the guest gets no IPv6"}},
+		{"an address that another host has", Link{Name: "eth0", MAC: podMAC, MTU: 1500, Addresses: []Address{{Prefix: netip.MustParsePrefix("fd07::5/64"), Unusable: true}}}, nil,
+			[]string{card, joins, "nothing is said to the guest: layer 2 alone", "warning: eth0 has no address: the guest gets the wire and nothing else, as with VM_DHCP=false"}},
+		{"no address", eth0(nil), nil,
+			[]string{card, joins, "nothing is said to the guest: layer 2 alone", "warning: eth0 has no address: the guest gets the wire and nothing else, as with VM_DHCP=false"}},
+		{"VM_DHCP=false", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.DHCP = false },
+			[]string{card, joins, "nothing is said to the guest: layer 2 alone", reaches}},
+		{"two addresses", eth0([]string{"10.7.0.5/24", "10.9.0.5/16"}), nil,
+			[]string{card, joins, "the guest gets 10.7.0.5/24", reaches,
+				"warning: eth0 has a second address, 10.9.0.5/16: DHCP carries one (10.7.0.5/24), so the guest has to be configured for the other by its own files"}},
+		{"Docker's resolver", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("127.0.0.11") },
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.75.1", "the guest gets the route 169.254.75.1/32",
+				"vmentry forwards DNS from 169.254.75.1 to the pod's own server", reaches}},
+		{"the node's resolver at a link-local address", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("169.254.20.10", "fd00::53") },
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.20.10", "the guest gets the route 169.254.20.10/32 via 10.7.0.1", reaches}},
+		{"a MAC of the user's, several CPUs, vhost-net", eth0([]string{"10.7.0.5/24"}), func(in *Input) {
+			in.MAC, in.CPUs, in.Pod.Vhost = net.HardwareAddr{2, 1, 1, 1, 1, 1}, 64, true
+		}, []string{"bridge: one virtio card, 02:01:01:01:01:01", "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 1500, queues 8, vhost-net)", "the guest gets 10.7.0.5/24", reaches,
+			"warning: VM_MAC=02:01:01:01:01:01 is not the MAC that the cluster gave eth0 (02:00:00:00:00:05): networks that check it (Cilium, Calico, clouds) drop the guest's frames"}},
+		{"after a crash", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.Pod.Links[0].Bridge = "vm-br0" },
+			[]string{"the pod takes back the addresses that an earlier start gave to a guest", card, joins, "the guest gets 10.7.0.5/24", reaches}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			in := base
+			in.Pod = Pod{IPv6: true, Links: []Link{tt.link}}
+			if tt.more != nil {
+				tt.more(&in)
+			}
+			plan, err := MakePlan(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, plan.Lines()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestUplinks(t *testing.T) {
+	named := func(names ...string) (links []Link) {
+		for _, n := range names {
+			links = append(links, Link{Name: n, MAC: podMAC, MTU: 1500})
+		}
+		return links
+	}
+	tests := []struct {
+		name   string
+		have   []Link
+		choice []string
+		want   []string
+		wrong  string
+	}{
+		{"all, eth0 first", named("net1", "eth0", "net2"), nil, []string{"eth0", "net1", "net2"}, ""},
+		{"chosen", named("eth0", "net1", "net2"), []string{"net2", "eth0"}, []string{"net2", "eth0"}, ""},
+		{"bad name", named("eth0", "net1"), []string{"eth0", "eth1"}, nil, "VM_INTERFACES=eth0,eth1: the pod has no interface eth1; it has eth0, net1"},
+		{"bad pod", nil, nil, nil, "VM_NETWORK=bridge: this container has no interface but lo; give it a network, or write user or none"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			plan, err := MakePlan(Input{Mode: Bridge, NICModel: "virtio", Interfaces: tt.choice, Pod: Pod{Links: tt.have}})
+			if tt.wrong != "" {
+				if m := new(Mistake); !errors.As(err, &m) || m.Error() != tt.wrong {
+					t.Errorf("got %v, want %s", err, tt.wrong)
+				}
+				return
+			}
+			var got []string
+			for _, b := range plan.Bridges {
+				got = append(got, b.Uplink)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
