@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -256,3 +257,9 @@ func withoutIPv6(t *testing.T, p *Pod) {
 	p.Space.Run(t, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 	flannel(t, p)
 }
+
+// Addresses for a guest in a pod without any: free ones on the network of its node.
+var (
+	Unserved4 = netip.MustParsePrefix("10.50.0.5/24")
+	Unserved6 = netip.MustParsePrefix("fd00:50::5/64")
+)
