@@ -12,8 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"github.com/vmentry/vmentry/test/process"
 	"github.com/vmentry/vmentry/test/transcript"
 )
 
@@ -48,25 +48,21 @@ func TestMain(m *testing.M) {
 }
 
 func build() error {
-	for out, pkg := range map[string]string{vmentry: "../cmd/vmentry", filepath.Join(fakeQEMU, "qemu-system-x86_64"): "./fakeqemu"} {
-		cmd := exec.Command("go", "build", "-o", out, pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if text, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("building %s: %w\n%s", pkg, err, text)
-		}
+	if err := process.Build(vmentry, "../cmd/vmentry"); err != nil {
+		return err
 	}
-	return nil
+	return process.Build(filepath.Join(fakeQEMU, "qemu-system-x86_64"), "./fakeqemu")
 }
 
 // machine is one start of vmentry.
 type machine struct {
-	t      *testing.T
-	cmd    *exec.Cmd
-	data   string // its data directory
-	run    string // its run directory
-	stdout *transcript.Transcript
-	stderr *transcript.Transcript
-	done   chan struct{}
+	t       *testing.T
+	cmd     *exec.Cmd
+	process *process.Process
+	data    string // its data directory
+	run     string // its run directory
+	stdout  *transcript.Transcript
+	stderr  *transcript.Transcript
 }
 
 // dirs are directories for one VM. They are short, because the path of a Unix socket must be.
@@ -111,64 +107,28 @@ func start(t *testing.T, settings []string, args ...string) *machine {
 // startIn starts vmentry in the given directories.
 func startIn(t *testing.T, data, run string, settings []string, args ...string) *machine {
 	t.Helper()
-	m := &machine{
-		t: t, cmd: exec.Command(vmentry, args...), data: data, run: run,
-		stdout: transcript.New(), stderr: transcript.New(), done: make(chan struct{}),
-	}
-	m.cmd.Env = environment(data, run, settings...)
-	m.cmd.Stdout, m.cmd.Stderr = m.stdout, m.stderr
-	if err := m.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		m.cmd.Wait()
-		m.stdout.Close()
-		m.stderr.Close()
-		close(m.done)
-	}()
-	t.Cleanup(func() {
-		m.cmd.Process.Kill()
-		<-m.done
-		if t.Failed() {
-			t.Logf("vmentry's log:\n%s\nthe console:\n%s", m.stderr, m.stdout)
-		}
-	})
-	return m
+	cmd := exec.Command(vmentry, args...)
+	cmd.Env = environment(data, run, settings...)
+	p := process.Start(t, cmd)
+	return &machine{t: t, cmd: cmd, process: p, data: data, run: run, stdout: p.Stdout, stderr: p.Stderr}
 }
 
 // signal sends vmentry a signal.
 func (m *machine) signal(s syscall.Signal) {
 	m.t.Helper()
-	if err := m.cmd.Process.Signal(s); err != nil {
-		m.t.Fatal(err)
-	}
+	m.process.Signal(m.t, s)
 }
 
 // exit waits for vmentry's end and returns its exit code, 128+n if a signal ended it.
 func (m *machine) exit() int {
 	m.t.Helper()
-	select {
-	case <-m.done:
-	case <-time.After(transcript.Patience):
-		m.t.Fatal("vmentry does not end")
-	}
-	if s := m.cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signaled() {
-		return 128 + int(s.Signal())
-	}
-	return m.cmd.ProcessState.ExitCode()
+	return m.process.Exit(m.t)
 }
 
 // wants checks the exit code, and that the log says each of the given things.
 func (m *machine) wants(code int, says ...string) {
 	m.t.Helper()
-	if got := m.exit(); got != code {
-		m.t.Errorf("exit code %d, want %d", got, code)
-	}
-	for _, s := range says {
-		if !strings.Contains(m.stderr.String(), s) {
-			m.t.Errorf("the log does not say %q", s)
-		}
-	}
+	m.process.Wants(m.t, code, says...)
 }
 
 // call runs another vmentry command against the same VM.

@@ -1,7 +1,8 @@
 #!/bin/bash
-# Makes the tiny guest of the tests: test/tinyguest/build.sh OUTDIR → OUTDIR/vmlinuz, OUTDIR/initrd
+# Makes the tiny guest of the tests: test/tinyguest/build.sh OUTDIR → OUTDIR/vmlinuz, OUTDIR/initrd, OUTDIR/initrd-net
 #
-# Debian's kernel and static busybox, straight from their packages: nothing is installed, no root is needed.
+# Debian's kernel and static busybox, straight from their packages: nothing is installed, no root is needed. initrd-net is initrd and
+# what tests of the network need besides: Debian's dhcpcd, and netd.
 # See init for what the guest can do.
 set -euo pipefail
 # shellcheck source=images/lib.sh
@@ -22,6 +23,9 @@ MODULES=(
 	isofs vfat nls_cp437 nls_ascii virtiofs fuse
 )
 
+# dhcpcd and what it is linked with.
+NET_PACKAGES=(dhcpcd-base libc6 libssl3t64 zlib1g libzstd1)
+
 main() {
 	[ $# = 1 ] || die 'usage: test/tinyguest/build.sh OUTDIR'
 	local out
@@ -33,8 +37,9 @@ main() {
 	debian_sources "$SUITE" >"$work/sources.list"
 	step tinyguest '3 minutes' 'making the tiny guest for tests from the kernel and busybox of Debian' make_guest
 	mv "$work/vmlinuz" "$out/vmlinuz"
-	mv "$work/initrd" "$out/initrd"
-	say "$out: vmlinuz $(($(stat -c %s "$out/vmlinuz") / 1000)) kB, initrd $(($(stat -c %s "$out/initrd") / 1000)) kB"
+	mv "$work/initrd" "$work/initrd-net" "$out/"
+	say "$out: vmlinuz $(($(stat -c %s "$out/vmlinuz") / 1000)) kB, initrd $(($(stat -c %s "$out/initrd") / 1000)) kB," \
+		"initrd-net $(($(stat -c %s "$out/initrd-net") / 1000)) kB"
 }
 
 # apt with lists and state of its own, so that another suite is read without touching this machine's.
@@ -52,7 +57,7 @@ make_guest() {
 	own_apt apt-get update
 	# The package without a version only depends on the newest one.
 	image=$(own_apt apt-cache depends "linux-image-$FLAVOUR" | sed -n 's/^ *Depends: *\(linux-image-[^ ]*\)$/\1/p' | head -n 1)
-	(cd "$work" && own_apt apt-get download "$image" busybox-static)
+	(cd "$work" && own_apt apt-get download "$image" busybox-static "${NET_PACKAGES[@]}")
 	mkdir "$work/root"
 	for file in "$work"/*.deb; do dpkg-deb -x "$file" "$work/root"; done
 	kernel=$(basename "$work"/root/boot/vmlinuz-*)
@@ -63,8 +68,35 @@ make_guest() {
 	install -m 755 "$work/root/usr/bin/busybox" "$dir/bin/busybox"
 	install -m 755 "$SRC/init" "$dir/init"
 	install -m 755 "$SRC/udhcpc.script" "$dir/udhcpc.script"
+	install -m 755 "$SRC/vmtest-net" "$dir/bin/vmtest-net"
 	modules "$kernel" "$dir"
-	(cd "$dir" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 | zstd -q -9) >"$work/initrd"
+	archive "$dir" >"$work/initrd"
+	net_tools "$work/net.d"
+	# The kernel unpacks archives that follow each other, as long as each begins at a multiple of four.
+	archive "$work/net.d" | padded "$work/initrd" >"$work/initrd-net"
+}
+
+archive() { (cd "$1" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 | zstd -q -9); }
+
+# FILE, zeros up to a multiple of four, and standard input.
+padded() {
+	local rest=$(($(stat -c %s "$1") % 4))
+	cat "$1"
+	[ "$rest" = 0 ] || head -c "$((4 - rest))" /dev/zero
+	cat
+}
+
+# dhcpcd with its libraries and Debian's hooks for names and name servers, and what we wrote ourselves.
+net_tools() {
+	local dir=$1 lib=lib/x86_64-linux-gnu
+	mkdir -p "$dir/bin" "$dir/etc" "$dir/$lib" "$dir/lib64" "$dir/usr/lib/dhcpcd/dhcpcd-hooks" "$dir/var/lib/dhcpcd"
+	cp "$work/root/usr/sbin/dhcpcd" "$dir/bin/"
+	cp "$work/root/etc/dhcpcd.conf" "$dir/etc/"
+	cp "$work/root/usr/lib/dhcpcd/dhcpcd-run-hooks" "$dir/usr/lib/dhcpcd/"
+	cp "$work"/root/usr/lib/dhcpcd/dhcpcd-hooks/*-{resolv.conf,hostname} "$dir/usr/lib/dhcpcd/dhcpcd-hooks/"
+	cp -L "$work/root/usr/$lib"/{libc.so.6,libcrypto.so.3,libz.so.1,libzstd.so.1} "$dir/$lib/"
+	cp -L "$work/root/usr/$lib/ld-linux-x86-64.so.2" "$dir/lib64/"
+	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go -C "$REPO" build -trimpath -ldflags '-s -w' -o "$dir/bin/netd" ./test/tinyguest/netd
 }
 
 # The modules and what they need, uncompressed: busybox cannot read Debian's compressed ones.

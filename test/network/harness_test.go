@@ -1,0 +1,177 @@
+// Package network holds the tests of the network modes that give a guest an address by which others reach it: the built binary
+// with a real guest, in pods of every kind, looked at from outside. `make tinyguest` builds the guest. Needs root.
+package network
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vmentry/vmentry/test/pod"
+	"github.com/vmentry/vmentry/test/process"
+	"github.com/vmentry/vmentry/test/transcript"
+)
+
+var (
+	vmentry  string // the binary under test
+	fakeQEMU string // the directory of a qemu-system-x86_64 that only pretends
+)
+
+// TestMain builds the binaries, unless VMENTRY_TEST_BINARIES names a directory that has them.
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir := os.Getenv("VMENTRY_TEST_BINARIES")
+		built := dir != ""
+		if !built {
+			var err error
+			if dir, err = os.MkdirTemp("", "vmentry-test-"); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			defer os.RemoveAll(dir)
+		}
+		vmentry, fakeQEMU = filepath.Join(dir, "vmentry"), filepath.Join(dir, "fake")
+		if !built {
+			if err := build(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		}
+		return m.Run()
+	}())
+}
+
+func build() error {
+	if err := process.Build(vmentry, "../../cmd/vmentry"); err != nil {
+		return err
+	}
+	return process.Build(filepath.Join(fakeQEMU, "qemu-system-x86_64"), "../fakeqemu")
+}
+
+// mode is a network mode.
+type mode string
+
+const bridge mode = "bridge"
+
+// Ports of the guest.
+const (
+	servicePort = 7  // the guest sends back what it gets there (see tinyguest/netd)
+	readyPort   = 22 // nobody listens there before the test says so
+)
+
+// container is the container of a VM: a pod, and directories that outlive a restart.
+type container struct {
+	pod       *pod.Pod
+	data, run string
+	settings  []string
+	words     string // for the guest
+}
+
+// newContainer is a container in p whose guest is given words and vmentry settings.
+func newContainer(t *testing.T, p *pod.Pod, m mode, words string, settings ...string) *container {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vm-") // short, because the path of a Unix socket must be
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // QEMU may have a user of its own
+		t.Fatal(err)
+	}
+	c := &container{pod: p, data: filepath.Join(dir, "data"), run: filepath.Join(dir, "run"), words: words}
+	c.settings = append([]string{"VM_NETWORK=" + string(m)}, settings...)
+	c.makeDirs(t)
+	return c
+}
+
+func (c *container) makeDirs(t *testing.T) {
+	t.Helper()
+	for _, d := range []string{c.data, c.run} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// forgetRun empties the run directory, as a restart of the container in a real pod does.
+func (c *container) forgetRun(t *testing.T) {
+	t.Helper()
+	if err := os.RemoveAll(c.run); err != nil {
+		t.Fatal(err)
+	}
+	c.makeDirs(t)
+}
+
+// environment is what vmentry sees: nothing of the developer's own settings.
+func (c *container) environment(t *testing.T) []string {
+	t.Helper()
+	kernel, initrd := tinyGuest(t)
+	return append([]string{
+		"PATH=" + os.Getenv("PATH"), "HOME=/", "TMPDIR=" + os.TempDir(), "VM_DATA_DIR=" + c.data, "VM_RUN_DIR=" + c.run,
+		"VM_KERNEL=" + kernel, "VM_INITRD=" + initrd, "VM_CMDLINE=console=ttyS0 quiet panic=0 vmtest.commands " + c.words,
+		"VM_IMAGE=none", "VM_MEMORY=192M", "VM_CPUS=1", "VM_ACCEL=tcg", "VM_READY=none",
+	}, c.settings...)
+}
+
+// tinyGuest are the files of the guest that boots in seconds, with its tools for networks.
+func tinyGuest(t *testing.T) (kernel, initrd string) {
+	t.Helper()
+	cache := os.Getenv("VMENTRY_CACHE")
+	if cache == "" {
+		cache = filepath.Join("..", "..", ".cache")
+	}
+	dir, err := filepath.Abs(filepath.Join(cache, "tinyguest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, initrd = filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initrd-net")
+	if _, err := os.Stat(initrd); err != nil {
+		t.Fatalf("%v: `make tinyguest` builds it", err)
+	}
+	return kernel, initrd
+}
+
+// vm is one start of vmentry in a container.
+type vm struct {
+	*process.Process
+	container *container
+	commands  int // that the guest was given
+}
+
+// start starts vmentry as process 1 of the container.
+func (c *container) start(t *testing.T, args ...string) *vm {
+	t.Helper()
+	cmd := c.pod.Command(c.pod.Shape.Container, append([]string{vmentry}, args...)...)
+	cmd.Env = c.environment(t)
+	return &vm{Process: process.StartTyping(t, cmd), container: c}
+}
+
+// call runs another vmentry command in the container, as `kubectl exec` does, and returns what it printed on either stream.
+func (v *vm) call(t *testing.T, args ...string) (out string, code int) {
+	t.Helper()
+	cmd := pod.Exec(v.PID, append([]string{vmentry}, args...)...)
+	cmd.Env = v.container.environment(t)
+	text, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(text), cmd.ProcessState.ExitCode()
+}
+
+// must runs a command outside of the guest that must succeed before the test's patience ends.
+func must(t *testing.T, command func(args ...string) *exec.Cmd, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), transcript.Patience)
+	defer cancel()
+	cmd := command(args...)
+	defer context.AfterFunc(ctx, func() { cmd.Process.Kill() })()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
