@@ -223,8 +223,8 @@ func (p *Plan) lease(in Input, l Link) (lease Lease, usable bool) {
 
 func (p *Plan) lease4(in Input, l Link, addresses []Address) *Lease4 {
 	lease := &Lease4{Address: addresses[0].Prefix, DNS: family(in.Pod.Resolver.Servers, true)}
-	if addresses[0].Peer { // the network is that of the other end
-		lease.Address = netip.PrefixFrom(addresses[0].Addr(), 32)
+	if addresses[0].Peer || !l.reaches(lease.Address.Masked()) {
+		lease.Address = host(lease.Address.Addr()) // the guest must not take for its neighbours whom the pod reaches by a router
 	}
 	for _, a := range addresses[1:] {
 		p.warn("%s has a second address, %s: DHCP carries one (%s), so the guest has to be configured for the other by its own files", l.Name, a.Prefix, lease.Address)
@@ -291,7 +291,7 @@ func (p *Plan) lease6(in Input, l Link, addresses []Address) *Lease6 {
 		switch {
 		case r.Dst.Addr().Is4() || r.Default():
 		case !r.Via.IsValid():
-			if r.Dst.Bits() < 128 || !slices.Contains(lease.Addresses, r.Dst.Addr()) {
+			if !r.Dst.IsSingleIP() { // the gateway or the pod itself: the guest knows both otherwise
 				lease.OnLink = append(lease.OnLink, r.Dst)
 			}
 		case r.Via == gateway:

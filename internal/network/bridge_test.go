@@ -14,11 +14,13 @@ var (
 	gatewayMAC = net.HardwareAddr{2, 0, 0, 0, 0, 1}
 )
 
-// eth0 is a pod's interface with addresses and routes, a route being "DST [VIA]".
+// eth0 is a pod's interface with addresses, the routes that the kernel makes for them, and other routes, a route being "DST [VIA]".
 func eth0(addresses []string, routes ...[2]string) Link {
 	l := Link{Name: "eth0", Kind: "veth", MAC: podMAC, MTU: 1500, Up: true}
 	for _, a := range addresses {
-		l.Addresses = append(l.Addresses, Address{Prefix: netip.MustParsePrefix(a)})
+		p := netip.MustParsePrefix(a)
+		l.Addresses = append(l.Addresses, Address{Prefix: p})
+		l.Routes = append(l.Routes, Route{Dst: p.Masked(), Kernel: true})
 	}
 	for _, r := range routes {
 		route := Route{Dst: netip.MustParsePrefix(r[0])}
@@ -52,17 +54,23 @@ func TestBridgePlan(t *testing.T) {
 		more func(*Input)
 		want []string
 	}{
-		{"a /24 with a second network behind a router", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"10.7.0.0/24", ""}, [2]string{"10.8.0.0/16", "10.7.0.254"}), nil,
+		{"a /24 with a second network behind a router", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"10.8.0.0/16", "10.7.0.254"}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets the route 10.8.0.0/16 via 10.7.0.254", reaches}},
 		{"a /32 with a router outside of it", eth0([]string{"192.168.77.9/32"}, [2]string{"0.0.0.0/0", "169.254.1.1"}, [2]string{"169.254.1.1/32", ""}), nil,
 			[]string{card, joins, "the guest gets 192.168.77.9/32, router 169.254.1.1", "the guest gets the route 169.254.1.1/32", reaches}},
-		{"no default route", eth0([]string{"10.7.0.5/24"}, [2]string{"10.7.0.0/24", ""}), nil,
+		{"a /24 whose other hosts are behind the router", func() Link {
+			l := eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"10.7.0.0/24", "10.7.0.1"}, [2]string{"10.7.0.1/32", ""})
+			l.Routes = l.Routes[1:]
+			return l
+		}(), nil,
+			[]string{card, joins, "the guest gets 10.7.0.5/32, router 10.7.0.1", "the guest gets the route 10.7.0.0/24 via 10.7.0.1", "the guest gets the route 10.7.0.1/32", reaches}},
+		{"no default route", eth0([]string{"10.7.0.5/24"}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24", reaches}},
 		{"vmentry's usual address is taken", eth0([]string{"10.7.0.5/24"}, [2]string{"169.254.75.0/24", ""}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.0/24", "the pod reaches the guest from 169.254.76.1"}},
-		{"IPv6 alone, with a router of a global address", eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fd07::1"}, [2]string{"fd07::/64", ""}), nil,
+		{"IPv6 alone, with a router of a global address", eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fd07::1"}), nil,
 			[]string{card, joins, "the guest gets fd07::5, router fe80::ff:fe00:1, on the link fd07::/64", both}},
-		{"both, with a router of a link-local address", eth0([]string{"10.7.0.5/24", "fd07::5/128"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"::/0", "fe80::1"}, [2]string{"fd08::/48", "fe80::1"}, [2]string{"fd07::5/128", ""}), nil,
+		{"both, with a router of a link-local address", eth0([]string{"10.7.0.5/24", "fd07::5/128"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"::/0", "fe80::1"}, [2]string{"fd08::/48", "fe80::1"}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, router fe80::1, routes fd08::/48", both}},
 		{"IPv6 switched off", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.IPv6 = false },
 			[]string{card, joins, "the guest gets 10.7.0.5/24", reaches}},
@@ -76,7 +84,7 @@ func TestBridgePlan(t *testing.T) {
 		{"VM_DHCP=false", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.DHCP = false },
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", reaches}},
 		{"two addresses", eth0([]string{"10.7.0.5/24", "10.9.0.5/16"}), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24", reaches,
+			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 10.9.0.0/16", reaches,
 				"warning: eth0 has a second address, 10.9.0.5/16: DHCP carries one (10.7.0.5/24), so the guest has to be configured for the other by its own files"}},
 		{"Docker's resolver", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("127.0.0.11") },
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.75.1", "the guest gets the route 169.254.75.1/32",

@@ -6,14 +6,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// bridged is the priority of filters on a bridge (include/uapi/linux/netfilter_bridge.h, NF_BR_PRI_FILTER_BRIDGED). From 0 on they see nothing
+// where br_netfilter is loaded, as on every node of Kubernetes: it takes the frames for iptables' hooks, and gives them back behind.
+const bridged = -200
+
 // filter says what may pass the bridges. With a lease, vmentry alone speaks of addresses to the guest, and the guest speaks of none to
 // the cluster. Layer 2 alone is left alone.
 func filter(bridges []BridgePlan) error {
 	err := replaceTable(nftables.TableFamilyBridge, func(r *ruleset) {
 		pre := r.chain("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300)
-		forward := r.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, 0)
-		input := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0)
-		output := r.chain("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, 0)
+		forward := r.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, bridged)
+		input := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, bridged)
+		output := r.chain("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, bridged)
 		for _, b := range bridges {
 			// what the network sends back to where it came from (hairpin mode) makes a guest believe that its address is taken
 			pre.rule(from(b.Uplink), fromMAC(b.Guest), toGroup(), drop())

@@ -122,3 +122,8 @@ func (l Link) defaultRoute(is4 bool) *Route {
 	}
 	return best
 }
+
+// reaches says whether a network is on the link: there is a route to it without a router.
+func (l Link) reaches(network netip.Prefix) bool {
+	return slices.ContainsFunc(l.Routes, func(r Route) bool { return r.Dst == network && !r.Via.IsValid() })
+}

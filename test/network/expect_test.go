@@ -140,10 +140,19 @@ func (b bridged) names(guest pod.State) []string {
 		all = append(all, fmt.Sprintf("search domains %v, want %v", guest.Search, b.before.Search))
 	}
 	// DHCPv6 and router advertisements have no word for it that clients heed.
-	if _, has4 := b.address(false); has4 && guest.Hostname != b.before.Hostname {
+	if _, has4 := b.address(false); has4 && !slices.Contains(b.hostNames(), guest.Hostname) {
 		all = append(all, fmt.Sprintf("host name %q, want %q", guest.Hostname, b.before.Hostname))
 	}
 	return all
+}
+
+// hostNames are the pod's host name as it is, and as some clients complete it: with the domain.
+func (b bridged) hostNames() []string {
+	names := []string{b.before.Hostname}
+	if len(b.before.Search) > 0 {
+		names = append(names, b.before.Hostname+"."+b.before.Search[0])
+	}
+	return names
 }
 
 // unreachableServer says whether the pod's name server is one that a guest cannot reach.
