@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"strings"
 	"sync"
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/dhcp"
+	"github.com/vmentry/vmentry/internal/dns"
 	"github.com/vmentry/vmentry/internal/network"
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/status"
@@ -146,8 +149,42 @@ func (p Plan) serve(ctx context.Context, joined *network.Joined, log *slog.Logge
 				log.Error("the guest gets no addresses any more", "bridge", b.Name, "error", err)
 			}
 		})
+		if !b.Inside.DNS.IsValid() {
+			continue
+		}
+		if err := forwardDNS(ctx, b, &running, log); err != nil {
+			return running.Wait, fail(supervise.Unavailable, "DNS cannot be forwarded for the guest: %w", err)
+		}
 	}
 	return running.Wait, nil
+}
+
+// forwardDNS answers the guest's questions with what the pod's own servers say.
+func forwardDNS(ctx context.Context, b network.BridgePlan, running *sync.WaitGroup, log *slog.Logger) error {
+	address := b.Inside.DNS
+	if address.Is6() {
+		address = address.WithZone(b.Name)
+	}
+	at := netip.AddrPortFrom(address, network.DNSPort)
+	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		return err
+	}
+	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+	if err != nil {
+		udp.Close()
+		return err
+	}
+	var servers []netip.AddrPort
+	for _, s := range b.Inside.Servers {
+		servers = append(servers, netip.AddrPortFrom(s, 53))
+	}
+	running.Go(func() {
+		if err := dns.Serve(ctx, udp, tcp, servers, log); err != nil && ctx.Err() == nil {
+			log.Error("DNS is not forwarded for the guest any more", "error", err)
+		}
+	})
+	return nil
 }
 
 // lease is what the guest is told on a bridge.

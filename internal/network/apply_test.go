@@ -244,7 +244,7 @@ func TestOutward(t *testing.T) {
 			t.Errorf("the guest hears what is for the pod")
 		}
 	}
-	if neighbours := peer("ip", "neigh", "show", "10.7.0.5"); strings.Contains(neighbours, "fe:") {
+	if neighbours := peer("ip", "neigh", "show", "10.7.0.5"); strings.Contains(neighbours, "lladdr fe:") {
 		t.Errorf("the network takes the bridge for the guest: %s", neighbours)
 	}
 }

@@ -74,6 +74,7 @@ type Inside struct {
 	Gateway netip.Addr       // of the pod's own connections to the outside; the zero value: it can make none
 	GateMAC net.HardwareAddr // the gateway's
 	DNS     netip.Addr       // at this one of the two vmentry forwards DNS; the zero value: it does not
+	Servers []netip.Addr     `json:",omitempty"` // to these, which only the pod reaches
 }
 
 // Names of the links that vmentry makes, with a number behind.
@@ -180,7 +181,7 @@ func (p *Plan) bridge(in Input, l Link, i int, mac net.HardwareAddr) BridgePlan 
 	if in.DHCP {
 		b.Service = &Service{Name: fmt.Sprint(servicePrefix, i), MAC: madeMAC("service", l.MAC), Lease: lease}
 	} else {
-		b.Inside.DNS = netip.Addr{}
+		b.Inside.DNS, b.Inside.Servers = netip.Addr{}, nil
 	}
 	return b
 }
@@ -340,7 +341,12 @@ func inside(pod Pod, l Link, i int, lease *Lease) Inside {
 			in.Gateway, in.GateMAC = lease.V4.Router, mac
 		}
 	}
-	if slices.ContainsFunc(pod.Resolver.Servers, netip.Addr.IsLoopback) {
+	for _, s := range pod.Resolver.Servers {
+		if s.IsLoopback() {
+			in.Servers = append(in.Servers, s)
+		}
+	}
+	if len(in.Servers) > 0 {
 		in.DNS = lease.forwardDNS(in)
 	}
 	return in
@@ -377,7 +383,7 @@ func (b BridgePlan) lines(n NIC) []string {
 		lines = append(lines, b.Service.Lease.lines()...)
 	}
 	if b.Inside.DNS.IsValid() {
-		lines = append(lines, fmt.Sprintf("vmentry forwards DNS from %s to the pod's own server", b.Inside.DNS))
+		lines = append(lines, fmt.Sprintf("vmentry forwards DNS from %s", b.Inside.DNS)+list(" to ", b.Inside.Servers))
 	}
 	if b.Inside.V4.IsValid() {
 		lines = append(lines, "the pod reaches the guest from "+b.Inside.V4.String()+list(", ", some(b.Inside.V6)))

@@ -88,7 +88,7 @@ func TestBridgePlan(t *testing.T) {
 				"warning: eth0 has a second address, 10.9.0.5/16: DHCP carries one (10.7.0.5/24), so the guest has to be configured for the other by its own files"}},
 		{"Docker's resolver", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("127.0.0.11") },
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.75.1", "the guest gets the route 169.254.75.1/32",
-				"vmentry forwards DNS from 169.254.75.1 to the pod's own server", reaches}},
+				"vmentry forwards DNS from 169.254.75.1 to 127.0.0.11", reaches}},
 		{"the node's resolver at a link-local address", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("169.254.20.10", "fd00::53") },
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.20.10", "the guest gets the route 169.254.20.10/32 via 10.7.0.1", reaches}},
 		{"a MAC of the user's, several CPUs, vhost-net", eth0([]string{"10.7.0.5/24"}), func(in *Input) {

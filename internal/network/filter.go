@@ -2,6 +2,7 @@ package network
 
 import (
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -41,8 +42,10 @@ func filter(bridges []BridgePlan) error {
 	}
 	return replaceTable(nftables.TableFamilyINet, func(r *ruleset) {
 		input := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0)
+		redirect := r.chain("redirect", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, destinationNAT)
 		for _, b := range bridges {
 			b.Inside.guard(b.Name, input)
+			b.Inside.redirectDNS(b.Name, redirect)
 		}
 	})
 }
@@ -126,10 +129,29 @@ func (in Inside) guard(bridge string, input *chain) {
 	}
 	if in.DNS.IsValid() {
 		for _, p := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-			input.rule(guest, protocol(p), targetPort(dnsPort), accept())
+			input.rule(guest, protocol(p), targetPort(DNSPort), accept())
 		}
 	}
 	input.rule(guest, drop())
 }
 
+// redirectDNS leads questions for port 53 to [DNSPort].
+func (in Inside) redirectDNS(bridge string, pre *chain) {
+	if !in.DNS.IsValid() {
+		return
+	}
+	for _, p := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		pre.rule(from(bridge), sentTo(in.DNS), protocol(p), targetPort(dnsPort), []expr.Any{
+			&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(DNSPort)},
+			&expr.Redir{RegisterProtoMin: 1},
+		})
+	}
+}
+
 const dnsPort = 53
+
+// DNSPort is where vmentry listens on [Inside.DNS]: to listen on port 53 takes a right that NET_ADMIN does not include.
+const DNSPort = 10053
+
+// destinationNAT is the priority of chains that change where packets go (include/uapi/linux/netfilter_ipv4.h, NF_IP_PRI_NAT_DST).
+const destinationNAT = -100
