@@ -1,0 +1,185 @@
+package dhcp
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// ordinary is a network with prefixes and gateways in them, and some routes more.
+func ordinary() Config {
+	return Config{
+		Guest:    guestMAC,
+		Server:   serverMAC,
+		HostName: "pod-0",
+		Search:   []string{"default.svc.cluster.local", "svc.cluster.local", "bad name", "cluster.local"},
+		NTP:      []netip.Addr{netip.MustParseAddr("10.77.0.123"), netip.MustParseAddr("2001:db8:77::123")},
+		MTU:      1400,
+		V4: &V4{
+			Address:   netip.MustParsePrefix("10.77.0.5/24"),
+			Server:    netip.MustParseAddr("10.77.0.2"),
+			AnswerARP: true,
+			Router:    netip.MustParseAddr("10.77.0.1"),
+			Routes: []Route{
+				{Dst: netip.MustParsePrefix("10.99.0.0/16"), Via: netip.MustParseAddr("10.77.0.254")},
+				{Dst: netip.MustParsePrefix("10.98.0.0/16"), Via: netip.MustParseAddr("172.31.0.1")},
+				{Dst: netip.MustParsePrefix("192.0.2.0/24")},
+			},
+			DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("10.96.0.11")},
+		},
+		V6: &V6{
+			Addresses: []netip.Addr{netip.MustParseAddr("2001:db8:77::5")},
+			Server:    netip.MustParseAddr("fe80::76:6dff:fe00:1"),
+			Router:    netip.MustParseAddr("fe80::1"),
+			RouterMAC: routerMAC,
+			OnLink:    []netip.Prefix{netip.MustParsePrefix("2001:db8:77::/64")},
+			Routes:    []netip.Prefix{netip.MustParsePrefix("2001:db8:99::/48")},
+			DNS:       []netip.Addr{netip.MustParseAddr("2001:db8:96::10")},
+		},
+	}
+}
+
+// routed is a network where all goes through a gateway outside of the guest's own network, as with Calico.
+func routed() Config {
+	return Config{
+		Guest:    guestMAC,
+		Server:   serverMAC,
+		HostName: "pod-1",
+		V4: &V4{
+			Address: netip.MustParsePrefix("10.77.0.5/32"),
+			Server:  netip.MustParseAddr("169.254.1.1"),
+			Router:  netip.MustParseAddr("169.254.1.1"),
+			DNS:     []netip.Addr{netip.MustParseAddr("10.96.0.10")},
+		},
+		V6: &V6{
+			Addresses: []netip.Addr{netip.MustParseAddr("2001:db8:77::5"), netip.MustParseAddr("fd00:77::5")},
+			Server:    netip.MustParseAddr("fe80::76:6dff:fe00:1"),
+			Router:    netip.MustParseAddr("fe80::ecee:eeff:feee:eeee"),
+		},
+	}
+}
+
+var (
+	addresses4OfOrdinary = []string{"10.77.0.5/24"}
+	routes4OfOrdinary    = []string{"10.77.0.0/24", "192.0.2.0/24", "172.31.0.1", "10.99.0.0/16 via 10.77.0.254", "10.98.0.0/16 via 172.31.0.1", "default via 10.77.0.1"}
+	routes6OfOrdinary    = []string{"2001:db8:77::/64", "2001:db8:99::/48 via fe80::1", "default via fe80::1"}
+	routes4OfRouted      = []string{"169.254.1.1", "default via 169.254.1.1"}
+	routes6OfRouted      = []string{"default via fe80::ecee:eeff:feee:eeee"}
+	searchOfOrdinary     = "default.svc.cluster.local svc.cluster.local cluster.local"
+)
+
+func onlyV4(c Config) Config {
+	c.V6 = nil
+	return c
+}
+
+func join(lists ...[]string) (all []string) {
+	for _, l := range lists {
+		all = append(all, l...)
+	}
+	return all
+}
+
+// knowing sets what a kernel or a client has to be told to take routes from router advertisements.
+func knowing(t *testing.T, m *machine) {
+	t.Helper()
+	m.run(t, "sh", "-c", "echo 128 >/proc/sys/net/ipv6/conf/eth0/accept_ra_rt_info_max_plen")
+}
+
+func TestUdhcpc(t *testing.T) {
+	t.Parallel()
+	t.Run("ordinary", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, onlyV4(ordinary()))
+		client := startUdhcpc(t, guest)
+		// Debian's script for udhcpc knows neither classless routes nor search lists: what udhcpc read shows in its environment.
+		want := state{
+			Addresses: addresses4OfOrdinary,
+			Routes:    []string{"10.77.0.0/24", "default via 10.77.0.1"},
+			MTU:       1400,
+			Resolv:    []string{"domain default.svc.cluster.local", "nameserver 10.96.0.10", "nameserver 10.96.0.11"},
+			HostName:  "localhost",
+		}
+		guest.await(t, want)
+		lease := []string{
+			"broadcast=10.77.0.255", "dns=10.96.0.10 10.96.0.11", "domain=default.svc.cluster.local", "hostname=pod-0", "ip=10.77.0.5",
+			"lease=4294967295", "mask=24", "mtu=1400", "ntpsrv=10.77.0.123", "router=10.77.0.1", "search=" + searchOfOrdinary, "serverid=10.77.0.2",
+			"staticroutes=172.31.0.1/32 0.0.0.0 192.0.2.0/24 0.0.0.0 10.99.0.0/16 10.77.0.254 10.98.0.0/16 172.31.0.1 0.0.0.0/0 10.77.0.1",
+		}
+		guest.awaitLease(t, "bound", lease)
+		client.signal(t, guest, "USR1") // renew, by a unicast for which it asks with ARP where the server is
+		guest.awaitLease(t, "renew", lease)
+		client.signal(t, guest, "USR2") // release
+		guest.await(t, state{MTU: 1400, Resolv: want.Resolv, HostName: "localhost"})
+		awaitEqual(t, 1, func() (int, error) { return strings.Count(port.tcpdump(t, "udp dst port 67"), "DHCP-Message (53), length 1: Release"), nil })
+		port.checkSent(t)
+	})
+	t.Run("routed", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, onlyV4(routed()))
+		startUdhcpc(t, guest, "-B") // answers to be broadcast
+		guest.await(t, state{
+			Addresses: []string{"10.77.0.5/32"},
+			Routes:    []string{"default via 169.254.1.1"},
+			MTU:       1500,
+			Resolv:    []string{"nameserver 10.96.0.10"},
+			HostName:  "localhost",
+		})
+		guest.awaitLease(t, "bound", []string{
+			"dns=10.96.0.10", "hostname=pod-1", "ip=10.77.0.5", "lease=4294967295", "mask=32", "router=169.254.1.1", "serverid=169.254.1.1",
+			"staticroutes=169.254.1.1/32 0.0.0.0 0.0.0.0/0 169.254.1.1",
+		})
+		port.checkSent(t)
+	})
+	t.Run("another guest", func(t *testing.T) {
+		t.Parallel()
+		guest, tap := link(t, routerMAC)
+		port := &capture{File: tap}
+		serve(t, onlyV4(ordinary()), port)
+		guest.run(t, "ip", "link", "set", "eth0", "up")
+		if out, err := guest.try("udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "2", "-T", "1", "-s", "/bin/true"); err == nil {
+			t.Errorf("another MAC than the guest's got a lease: %s", out)
+		}
+		if got := port.tcpdump(t, "udp dst port 67"); !strings.Contains(got, "Discover") {
+			t.Errorf("the server has not seen its discovery: %s", got)
+		}
+		if got := port.tcpdump(t, "udp port 68 and ether src "+serverMAC.String()); got != "" {
+			t.Errorf("the server has answered: %s", got)
+		}
+	})
+}
+
+// udhcpc writes its environment, which is the lease, to /run/EVENT.
+type udhcpc struct{}
+
+func startUdhcpc(t *testing.T, m *machine, args ...string) udhcpc {
+	t.Helper()
+	const script = "#!/bin/sh\nenv >/run/$1.new\nmv /run/$1.new /run/$1\nexec /etc/udhcpc/default.script \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(m.dir, "etc/lease"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	args = append([]string{"udhcpc", "-i", "eth0", "-f", "-p", "/run/udhcpc.pid", "-s", "/etc/lease"}, args...)
+	for _, o := range []string{"staticroutes", "search", "ntpsrv", "mtu"} {
+		args = append(args, "-O", o)
+	}
+	m.run(t, "ip", "link", "set", "eth0", "up")
+	m.start(t, args...)
+	return udhcpc{}
+}
+
+func (udhcpc) signal(t *testing.T, m *machine, name string) {
+	t.Helper()
+	m.run(t, "sh", "-c", "kill -"+name+" $(cat /run/udhcpc.pid)")
+}
+
+// awaitLease waits for an event and compares what udhcpc says of the lease.
+func (m *machine) awaitLease(t *testing.T, event string, want []string) {
+	t.Helper()
+	const leaseOnly = `^(broadcast|dns|domain|hostname|ip|lease|mask|mtu|ntpsrv|router|search|serverid|staticroutes)=`
+	awaitEqual(t, strings.Join(want, "\n"), func() (string, error) {
+		out, err := m.try("sh", "-c", "grep -E '"+leaseOnly+"' /run/"+event+" | LC_ALL=C sort")
+		return strings.TrimSpace(out), err
+	})
+}
