@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -113,7 +114,9 @@ func TestUdhcpc(t *testing.T) {
 		guest.awaitLease(t, "renew", lease)
 		client.signal(t, guest, "USR2") // release
 		guest.await(t, state{MTU: 1400, Resolv: want.Resolv, HostName: "localhost"})
-		awaitEqual(t, 1, func() (int, error) { return strings.Count(port.tcpdump(t, "udp dst port 67"), "DHCP-Message (53), length 1: Release"), nil })
+		awaitEqual(t, 1, func() (int, error) {
+			return strings.Count(port.tcpdump(t, "udp dst port 67"), "DHCP-Message (53), length 1: Release"), nil
+		})
 		port.checkSent(t)
 	})
 	t.Run("routed", func(t *testing.T) {
@@ -182,4 +185,271 @@ func (m *machine) awaitLease(t *testing.T, event string, want []string) {
 		out, err := m.try("sh", "-c", "grep -E '"+leaseOnly+"' /run/"+event+" | LC_ALL=C sort")
 		return strings.TrimSpace(out), err
 	})
+}
+
+// whole is the state of a guest whose client does all that it is told.
+func wholeOrdinary() state {
+	return state{
+		Addresses: join(addresses4OfOrdinary, []string{"2001:db8:77::5/128"}),
+		Routes:    join(routes4OfOrdinary, routes6OfOrdinary),
+		MTU:       1400,
+		HostName:  "pod-0",
+	}
+}
+
+func wholeRouted() state {
+	return state{
+		Addresses: []string{"10.77.0.5/32", "2001:db8:77::5/128", "fd00:77::5/128"},
+		Routes:    join(routes4OfRouted, routes6OfRouted),
+		MTU:       1500,
+		HostName:  "pod-1",
+	}
+}
+
+// dhclient leaves router advertisements to the kernel. Each of -4 and -6 writes resolv.conf anew, so they run one after the other.
+func TestDhclient(t *testing.T) {
+	t.Parallel()
+	t.Run("ordinary", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, ordinary())
+		knowing(t, guest)
+		guest.run(t, "dhclient", "-4", "-1", "-v", "eth0")
+		want := wholeOrdinary()
+		want.Addresses = addresses4OfOrdinary
+		want.Resolv = []string{"domain default.svc.cluster.local", "search default.svc.cluster.local. svc.cluster.local. cluster.local.", "nameserver 10.96.0.10", "nameserver 10.96.0.11"}
+		guest.await(t, want)
+		guest.awaitLinkLocal(t)
+		guest.run(t, "dhclient", "-6", "-1", "-v", "-pf", "/run/dhclient6.pid", "eth0")
+		want = wholeOrdinary()
+		want.Resolv = []string{"search default.svc.cluster.local. svc.cluster.local. cluster.local.", "nameserver 2001:db8:96::10"}
+		guest.await(t, want)
+		port.checkSent(t)
+	})
+	t.Run("routed", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, routed())
+		guest.run(t, "dhclient", "-4", "-1", "-v", "eth0")
+		guest.awaitLinkLocal(t)
+		guest.run(t, "dhclient", "-6", "-1", "-v", "-pf", "/run/dhclient6.pid", "eth0")
+		want := wholeRouted()
+		want.Resolv = []string{"nameserver 10.96.0.10"}
+		guest.await(t, want)
+		port.checkSent(t)
+	})
+}
+
+// moved is ordinary after the guest has got other addresses: its lease file, or its memory, is from another pod.
+func moved() Config {
+	c := ordinary()
+	c.V4.Address = netip.MustParsePrefix("10.77.0.6/24")
+	c.V6.Addresses = []netip.Addr{netip.MustParseAddr("2001:db8:77::6")}
+	return c
+}
+
+var (
+	before = []string{"10.77.0.5/24", "2001:db8:77::5/128"}
+	after  = []string{"10.77.0.6/24", "2001:db8:77::6/128"}
+)
+
+func (m *machine) awaitAddresses(t *testing.T, want []string) {
+	t.Helper()
+	awaitEqual(t, want, func() ([]string, error) {
+		s, err := m.look()
+		return s.Addresses, err
+	})
+}
+
+// dhclient asks for the address of its last lease when it starts: init-reboot, and confirm.
+func TestDhclientStartsAgain(t *testing.T) {
+	t.Parallel()
+	guest, tap := link(t, guestMAC)
+	port := &capture{File: tap}
+	stop := serve(t, ordinary(), port)
+	start := func() string {
+		v4 := guest.run(t, "dhclient", "-4", "-1", "-v", "eth0")
+		guest.awaitLinkLocal(t)
+		return v4 + guest.run(t, "dhclient", "-6", "-1", "-v", "-pf", "/run/dhclient6.pid", "eth0")
+	}
+	end := func(how string) {
+		guest.run(t, "dhclient", "-4", how, "eth0")
+		guest.run(t, "dhclient", "-6", how, "-pf", "/run/dhclient6.pid", "eth0")
+	}
+	start()
+	guest.awaitAddresses(t, before)
+
+	end("-x") // its leases stay
+	guest.run(t, "ip", "-4", "addr", "flush", "dev", "eth0")
+	if said := start(); strings.Contains(said, "DHCPDISCOVER") || strings.Contains(said, "XMT: Solicit") {
+		t.Errorf("its old leases were not good enough for dhclient:\n%s", said)
+	}
+	guest.awaitAddresses(t, before)
+
+	stop()
+	serve(t, moved(), port)
+	end("-x")
+	guest.run(t, "ip", "-4", "addr", "flush", "dev", "eth0")
+	if said := start(); !strings.Contains(said, "DHCPNAK") || !strings.Contains(said, "XMT: Solicit") {
+		t.Errorf("dhclient was not refused its old leases:\n%s", said)
+	}
+	guest.awaitAddresses(t, after)
+
+	end("-r")
+	guest.awaitAddresses(t, nil)
+	if sent := port.tcpdump(t, "port 67 or port 547"); !strings.Contains(sent, "length 1: Release") || !strings.Contains(sent, "dhcp6 release") {
+		t.Errorf("dhclient has not released its leases:\n%s", sent)
+	}
+	port.checkSent(t)
+}
+
+// dhcpcd is told to rebind: it is given the same again, and, on behalf of another pod, refused.
+func TestDhcpcdRebinds(t *testing.T) {
+	t.Parallel()
+	guest, tap := link(t, guestMAC)
+	port := &capture{File: tap}
+	stop := serve(t, ordinary(), port)
+	guest.start(t, "dhcpcd", "-B", "-d", "eth0")
+	guest.awaitAddresses(t, before)
+	if all := port.tcpdump(t, "udp port 547"); !strings.Contains(all, "dhcp6 solicit") || strings.Contains(all, "dhcp6 advertise") {
+		t.Errorf("dhcpcd asks for a rapid commit, and did not get it:\n%s", all)
+	}
+	guest.run(t, "dhcpcd", "-n", "eth0")
+	awaitEqual(t, true, func() (bool, error) {
+		return strings.Contains(port.tcpdump(t, "udp port 547"), "dhcp6 rebind"), nil
+	})
+	guest.awaitAddresses(t, before)
+
+	stop()
+	serve(t, moved(), port)
+	guest.run(t, "dhcpcd", "-n", "eth0")
+	awaitEqual(t, true, func() (bool, error) { // it may keep the IPv6 address that it had for good, beside the new one
+		s, err := guest.look()
+		return len(s.Addresses) > 1 && s.Addresses[0] == after[0] && slices.Contains(s.Addresses, after[1]), err
+	})
+	guest.run(t, "dhcpcd", "-k", "eth0")
+	awaitEqual(t, true, func() (bool, error) {
+		s, err := guest.look()
+		sent := port.tcpdump(t, "udp port 67 or udp port 547")
+		return !slices.Contains(s.Addresses, after[0]) && !slices.Contains(s.Addresses, after[1]) &&
+			strings.Contains(sent, "length 1: Release") && strings.Contains(sent, "dhcp6 release"), err
+	})
+	port.checkSent(t)
+}
+
+// awaitLinkLocal waits until eth0 has a link-local address that can be bound to: dhclient -6 ends if it has not.
+func (m *machine) awaitLinkLocal(t *testing.T) {
+	t.Helper()
+	awaitEqual(t, true, func() (bool, error) {
+		out, err := m.try("ip", "-6", "addr", "show", "dev", "eth0", "scope", "link")
+		return strings.Contains(out, "fe80::") && !strings.Contains(out, "tentative"), err
+	})
+}
+
+func TestDhcpcd(t *testing.T) {
+	t.Parallel()
+	t.Run("ordinary", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, ordinary())
+		guest.start(t, "dhcpcd", "-B", "-d", "eth0")
+		want := wholeOrdinary()
+		// dhcpcd 9 takes each on-link route for one to a host, knows no routes in router advertisements, and sets the MTU on
+		// its routes and not on the card.
+		want.Routes = join([]string{"10.77.0.0/24", "192.0.2.0", "172.31.0.1", "10.99.0.0/16 via 10.77.0.254", "10.98.0.0/16 via 172.31.0.1", "default via 10.77.0.1"},
+			[]string{"2001:db8:77::/64", "default via fe80::1"})
+		want.MTU = 1500
+		want.Resolv = []string{"domain default.svc.cluster.local", "search " + searchOfOrdinary, "nameserver 10.96.0.10", "nameserver 10.96.0.11", "nameserver 2001:db8:96::10"}
+		guest.await(t, want)
+		port.checkSent(t)
+	})
+	t.Run("routed", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, routed())
+		guest.start(t, "dhcpcd", "-B", "-d", "eth0")
+		want := wholeRouted()
+		want.Resolv = []string{"nameserver 10.96.0.10"}
+		guest.await(t, want)
+		port.checkSent(t)
+	})
+}
+
+func TestKernelRouterAdvertisements(t *testing.T) {
+	t.Parallel()
+	t.Run("ordinary", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, ordinary())
+		knowing(t, guest)
+		guest.run(t, "ip", "link", "set", "eth0", "up")
+		guest.await(t, state{Routes: routes6OfOrdinary, MTU: 1500, HostName: "localhost"})
+		port.checkSent(t)
+	})
+	t.Run("routed", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, routed())
+		guest.run(t, "ip", "link", "set", "eth0", "up")
+		guest.await(t, state{Routes: routes6OfRouted, MTU: 1500, HostName: "localhost"})
+		port.checkSent(t)
+	})
+}
+
+// systemd-networkd runs as it does in a container: without udev, and here without a bus.
+func TestNetworkd(t *testing.T) {
+	t.Parallel()
+	t.Run("ordinary", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, ordinary())
+		startNetworkd(t, guest)
+		want := wholeOrdinary()
+		want.HostName = "localhost"                                   // systemd-hostnamed would set it
+		want.Routes = append(want.Routes, "10.77.0.1", "10.77.0.254") // its own way to gateways
+		guest.await(t, want)
+		awaitEqual(t, map[string][]string{ // what it knows for systemd-resolved and -timesyncd, from all three sources
+			"DNS":     {"10.96.0.10", "10.96.0.11", "2001:db8:96::10"},
+			"DOMAINS": {"cluster.local", "default.svc.cluster.local", "svc.cluster.local"},
+			"NTP":     {"10.77.0.123", "2001:db8:77::123"},
+		}, func() (map[string][]string, error) {
+			out, err := guest.try("sh", "-c", "grep -h -E '^(DNS|NTP|DOMAINS)=' /run/systemd/netif/links/*")
+			known := map[string][]string{}
+			for line := range strings.Lines(out) {
+				key, words, _ := strings.Cut(line, "=")
+				known[key] = strings.Fields(words)
+				slices.Sort(known[key])
+				known[key] = slices.Compact(known[key])
+			}
+			return known, err
+		})
+		lease := guest.run(t, "sh", "-c", "cat /run/systemd/netif/leases/*")
+		for _, line := range []string{"HOSTNAME=pod-0", "MTU=1400", "LIFETIME=4294967295", "SERVER_ADDRESS=10.77.0.2"} {
+			if !strings.Contains("\n"+lease, "\n"+line+"\n") {
+				t.Errorf("no %s in the lease of systemd-networkd:\n%s", line, lease)
+			}
+		}
+		port.checkSent(t)
+	})
+	t.Run("routed", func(t *testing.T) {
+		t.Parallel()
+		guest, port := guestOn(t, routed())
+		startNetworkd(t, guest)
+		want := wholeRouted()
+		want.HostName = "localhost"
+		guest.await(t, want)
+		port.checkSent(t)
+	})
+}
+
+func startNetworkd(t *testing.T, m *machine) {
+	t.Helper()
+	const network = `[Match]
+Name=eth0
+[Network]
+DHCP=yes
+IPv6AcceptRA=yes
+[DHCPv4]
+UseDomains=yes
+UseMTU=yes
+RoutesToDNS=no
+RoutesToNTP=no
+[IPv6AcceptRA]
+UseDomains=yes
+`
+	m.run(t, "sh", "-c", "mkdir -p /run/systemd/network && cat >/run/systemd/network/eth0.network <<'END'\n"+network+"END")
+	m.start(t, "/lib/systemd/systemd-networkd")
 }
