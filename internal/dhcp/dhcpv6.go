@@ -259,15 +259,6 @@ func fqdn(name string) []byte {
 	return append([]byte{noUpdates}, b[:len(b)-1]...)
 }
 
-// uncompressed is a list of names as DHCPv6 has it (RFC 8415 §10).
-func uncompressed(names []string) []byte {
-	var b []byte
-	for _, name := range names {
-		b = appendCompressed(b, map[string]int{}, name)
-	}
-	return b
-}
-
 // ips are the IPv6 ones among the addresses.
 func ips(addresses []netip.Addr) []net.IP {
 	var list []net.IP

@@ -3,6 +3,7 @@ package dhcp
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -50,28 +51,42 @@ func validNames(names []string) (valid []string, bad []error) {
 }
 
 // compressed is a list of names as in DNS messages, where the end of a name may point to where the same end stood before
-// (RFC 1035 §4.1.4, RFC 3397 §2). A pointer has 14 bits; no list here gets that long.
+// (RFC 1035 §4.1.4, RFC 3397 §2). It only ever points to what is written in full: not all who read it follow a pointer from
+// behind another one.
 func compressed(names []string) []byte {
 	var b []byte
-	seen := map[string]int{} // ends of names, and where they are
+	seen := map[string]int{} // ends of names that are written in full, and where
 	for _, name := range names {
-		b = appendCompressed(b, seen, name)
+		b = appendName(b, name, seen)
 	}
 	return b
 }
 
-func appendCompressed(b []byte, seen map[string]int, name string) []byte {
+// appendName appends a name, up to an end of it that was seen before. The ends of one that has none are seen from now on.
+func appendName(b []byte, name string, seen map[string]int) []byte {
+	const reach = 1 << 14 // of a pointer
+	ends := map[string]int{}
 	for name != "" {
 		if at, ok := seen[name]; ok {
 			return append(b, 0xc0|byte(at>>8), byte(at))
 		}
-		if len(b) < 1<<14 {
-			seen[name] = len(b)
+		if len(b) < reach {
+			ends[name] = len(b)
 		}
 		label, rest, _ := strings.Cut(name, ".")
 		b = append(b, byte(len(label)))
 		b = append(b, label...)
 		name = rest
 	}
+	maps.Copy(seen, ends)
 	return append(b, 0)
+}
+
+// uncompressed is a list of names as DHCPv6 has it (RFC 8415 §10).
+func uncompressed(names []string) []byte {
+	var b []byte
+	for _, name := range names {
+		b = appendName(b, name, map[string]int{})
+	}
+	return b
 }

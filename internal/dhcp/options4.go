@@ -16,7 +16,8 @@ type option4 struct {
 	values [][]byte // the first one that fits is taken
 }
 
-// dhcpv4Options are the options, the most important ones first.
+// dhcpv4Options are the options, the most important ones first. The search list, which can take what room is left, is the
+// last.
 //
 // The guest gets the classless routes (RFC 3442) unasked where they say more than the router option: a client that knows them
 // but was not told to ask would be without its routes. One that does not know them takes the router option.
@@ -36,13 +37,13 @@ func (c Config) dhcpv4Options() []option4 {
 	if c.MTU != 0 {
 		add(dhcpv4.OptionInterfaceMTU, false, dhcpv4.Uint16(c.MTU).ToBytes())
 	}
-	add(dhcpv4.OptionDNSDomainSearchList, false, searchLists(c.Search)...)
+	add(dhcpv4.OptionHostName, false, []byte(c.HostName))
 	if len(c.Search) > 0 {
 		add(dhcpv4.OptionDomainName, false, []byte(c.Search[0]))
 	}
-	add(dhcpv4.OptionHostName, false, []byte(c.HostName))
 	add(dhcpv4.OptionBroadcastAddress, false, broadcastOf(c.V4.Address))
 	add(dhcpv4.OptionNTPServers, false, addresses4(c.NTP))
+	add(dhcpv4.OptionDNSDomainSearchList, false, searchLists(c.Search)...)
 	return options
 }
 
