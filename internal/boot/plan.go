@@ -85,7 +85,7 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 	var provisionErr, diskErr, networkErr error
 	plan.Network, networkErr = planNetwork(cfg, name, plan.Identity, chosen.cpus, &mistakes)
 	plan.Ready = readiness(cfg, &plan.Network)
-	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), &mistakes)
+	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), networkConfig(plan.Network), &mistakes)
 	diskErr = plan.planDisk(cfg, chosen.arch)
 	if isMistake(diskErr) {
 		provisionErr, diskErr = errors.Join(provisionErr, diskErr), nil

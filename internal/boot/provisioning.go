@@ -19,9 +19,9 @@ var imageDirs = []string{"/image", "/base_image"}
 // defaultUser is who gets the SSH keys where neither the user nor the image says.
 const defaultUser = "core"
 
-// guestConfiguration reads the user's configurations and turns them into what the guest reads. What cannot be read is
-// added to the mistakes; what cannot be translated is a [*provision.Error].
-func guestConfiguration(cfg config.Config, hostName, instanceID string, mistakes *config.Mistakes) (provision.Result, error) {
+// guestConfiguration reads the user's configurations and turns them into what the guest reads, with networkConfig for a guest that
+// reads NoCloud's. What cannot be read is added to the mistakes; what cannot be translated is a [*provision.Error].
+func guestConfiguration(cfg config.Config, hostName, instanceID string, networkConfig []byte, mistakes *config.Mistakes) (provision.Result, error) {
 	in := provision.Input{
 		Config:          source(cfg.Butane, "CONFIG", mistakes),
 		Ignition:        source(cfg.Ignition, "IGNITION_CONFIG", mistakes),
@@ -33,9 +33,10 @@ func guestConfiguration(cfg config.Config, hostName, instanceID string, mistakes
 		IgnitionVersion: strings.TrimSuffix(string(cfg.IgnitionVersion), ".0"),
 		InstanceID:      instanceID,
 		SeedFormat:      provision.NoCloud,
+		NetworkConfig:   networkConfig,
 	}
 	if cfg.CloudSeed == config.SeedConfigDrive {
-		in.SeedFormat = provision.ConfigDrive
+		in.SeedFormat, in.NetworkConfig = provision.ConfigDrive, nil
 	}
 	in.SSHAuthorizedKeys = append(in.SSHAuthorizedKeys, cfg.SSHAuthorizedKeys...)
 	if file := cfg.SSHAuthorizedKeysFile; file != "" {
@@ -108,7 +109,7 @@ func Provision(out, messages io.Writer, dir string) error {
 		fmt.Fprintln(messages, "vmentry:", w)
 	}
 	// no guest is started, so this machine's own host name is not the guest's
-	result, err := guestConfiguration(cfg, cfg.Name, uuid(vmIdentity(cfg, Host{Identity: podIdentity()})), &mistakes)
+	result, err := guestConfiguration(cfg, cfg.Name, uuid(vmIdentity(cfg, Host{Identity: podIdentity()})), nil, &mistakes)
 	if err := wrong(mistakes, err); err != nil {
 		return err
 	}

@@ -45,7 +45,8 @@ type Lease struct {
 // Lease4 is the IPv4 part.
 type Lease4 struct {
 	Address netip.Prefix
-	Router  netip.Addr // the zero value: none. May be outside of Address's network
+	Others  []netip.Prefix // more addresses of the pod's interface, which DHCP cannot say
+	Router  netip.Addr     // the zero value: none. May be outside of Address's network
 	Routes  []LeaseRoute
 	DNS     []netip.Addr
 }
@@ -228,7 +229,8 @@ func (p *Plan) lease4(in Input, l Link, addresses []Address) *Lease4 {
 		lease.Address = host(lease.Address.Addr()) // the guest must not take for its neighbours whom the pod reaches by a router
 	}
 	for _, a := range addresses[1:] {
-		p.warn("%s has a second address, %s: DHCP carries one (%s), so the guest has to be configured for the other by its own files", l.Name, a.Prefix, lease.Address)
+		lease.Others = append(lease.Others, a.Prefix)
+		p.warn("%s has a second address, %s: DHCP carries one (%s). Guests with cloud-init are told both, others need files of their own", l.Name, a.Prefix, lease.Address)
 	}
 	if r := l.defaultRoute(true); r != nil && in.best(l, *r) {
 		switch {

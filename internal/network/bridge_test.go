@@ -85,7 +85,7 @@ func TestBridgePlan(t *testing.T) {
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", reaches}},
 		{"two addresses", eth0([]string{"10.7.0.5/24", "10.9.0.5/16"}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 10.9.0.0/16", reaches,
-				"warning: eth0 has a second address, 10.9.0.5/16: DHCP carries one (10.7.0.5/24), so the guest has to be configured for the other by its own files"}},
+				"warning: eth0 has a second address, 10.9.0.5/16: DHCP carries one (10.7.0.5/24). Guests with cloud-init are told both, others need files of their own"}},
 		{"Docker's resolver", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("127.0.0.11") },
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.75.1", "the guest gets the route 169.254.75.1/32",
 				"vmentry forwards DNS from 169.254.75.1 to 127.0.0.11", reaches}},
