@@ -2,6 +2,8 @@ package network
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"regexp"
@@ -15,6 +17,11 @@ import (
 	"github.com/vishvananda/netns"
 )
 
+var (
+	podName  = fmt.Sprintf("vmnet-pod-%d", os.Getpid())
+	peerName = fmt.Sprintf("vmnet-peer-%d", os.Getpid())
+)
+
 // pod makes a pod and a peer in network namespaces of their own, joined by a veth pair, and moves the test into the pod's. Addresses
 // and routes are those of a dual-stack cluster. It returns what runs a command in the peer's.
 func pod(t *testing.T) (peer func(command string, args ...string) string) {
@@ -22,7 +29,6 @@ func pod(t *testing.T) (peer func(command string, args ...string) string) {
 	if os.Getuid() != 0 {
 		t.Fatal("network namespaces need root")
 	}
-	podName, peerName := fmt.Sprintf("vmnet-pod-%d", os.Getpid()), fmt.Sprintf("vmnet-peer-%d", os.Getpid())
 	for _, name := range []string{podName, peerName} {
 		run(t, "ip", "netns", "add", name)
 		t.Cleanup(func() { exec.Command("ip", "netns", "del", name).Run() })
@@ -58,6 +64,36 @@ func enter(t *testing.T, name string) {
 	if err := netns.Set(ns); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// listenIn listens in another network namespace, on the address that the pod knows of it.
+func listenIn(t *testing.T, namespace string) net.Listener {
+	t.Helper()
+	type result struct {
+		l   net.Listener
+		err error
+	}
+	listening := make(chan result)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread has left its namespace
+		ns, err := netns.GetFromName(namespace)
+		if err != nil {
+			listening <- result{nil, err}
+			return
+		}
+		defer ns.Close()
+		if err := netns.Set(ns); err != nil {
+			listening <- result{nil, err}
+			return
+		}
+		l, err := net.Listen("tcp4", "10.7.0.1:0")
+		listening <- result{l, err}
+	}()
+	r := <-listening
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	return r.l
 }
 
 func run(t *testing.T, command string, args ...string) string {
@@ -221,16 +257,22 @@ func TestOutward(t *testing.T) {
 	peer := pod(t)
 	joined, _ := apply(t)
 	const text = "for the pod alone"
-	peer("sh", "-c", "printf '"+text+"' | timeout 60 socat -u - TCP4-LISTEN:7000,reuseaddr >/dev/null 2>&1 &")
-	var got string
-	for range 200 { // until socat listens
-		if out, err := exec.Command("socat", "-u", "TCP4:10.7.0.1:7000,retry=0", "-").Output(); err == nil {
-			got = string(out)
-			break
+	l := listenIn(t, peerName)
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			conn.Write([]byte(text))
+			conn.Close()
 		}
+	}()
+	conn, err := net.DialTimeout("tcp4", l.Addr().String(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got != text {
-		t.Errorf("the pod hears %q from outside, want %q", got, text)
+	defer conn.Close()
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
+	if got, err := io.ReadAll(conn); string(got) != text {
+		t.Errorf("the pod hears %q from outside (%v), want %q", got, err, text)
 	}
 	// the guest's tap has seen nothing of it
 	queue := joined.Taps[0][0]
