@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -11,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	diff "github.com/google/go-cmp/cmp"
 
 	"github.com/vmentry/vmentry/test/pod"
 )
@@ -50,24 +51,29 @@ var restarted = []string{"CNI bridge, no hairpin, dual stack", "CNI ptp (GKE)", 
 
 // row is what was proved of one shape.
 type row struct {
-	shape  string
-	cells  map[string]string
-	failed bool
+	shape string
+	cells map[string]string
 }
 
-// prove runs a column's test. Once one has failed the others are not tried: a guest without its address fails in all of them,
-// and takes its time over each.
+// prove runs a column's test. A guest without its addresses is not tried any further: it fails in all else, and takes its time
+// over each.
 func (r *row) prove(t *testing.T, column string, test func(*testing.T)) {
 	t.Helper()
-	if r.failed {
+	if r.cells[colConfigured] == no {
 		return
 	}
-	r.failed = !t.Run(column, test)
-	r.cells[column] = "yes"
-	if r.failed {
-		r.cells[column] = "**no**"
+	r.cells[column] = yes
+	if !t.Run(column, test) {
+		r.cells[column] = no
 	}
 }
+
+// What stands in a cell.
+const (
+	yes      = "yes"
+	no       = "**no**"
+	notTried = "–" // it makes no sense there, or would show nothing new
+)
 
 // TestMatrix: on each kind of network the guest is what the pod was.
 func TestMatrix(t *testing.T) {
@@ -295,8 +301,8 @@ func (g *guest) interfaces(t *testing.T) {
 		if got.MAC != want.MAC || !got.Up || got.MTU != want.MTU {
 			t.Errorf("%s has MAC %s, MTU %d, up %t; want %s, %d", want.Name, got.MAC, got.MTU, got.Up, want.MAC, want.MTU)
 		}
-		if diff := cmp.Diff(words(want.Global()), words(got.Global())); diff != "" {
-			t.Errorf("the addresses of %s (-before +now):\n%s", want.Name, diff)
+		if changed := diff.Diff(words(want.Global()), words(got.Global())); changed != "" {
+			t.Errorf("the addresses of %s (-before +now):\n%s", want.Name, changed)
 		}
 	}
 }
@@ -358,8 +364,8 @@ func publish(t *testing.T, rows map[string]*row) {
 		if err := os.WriteFile(documentPath, []byte(before+tableBegin+want+tableEnd+after), 0o644); err != nil {
 			t.Error(err)
 		}
-	} else if diff := cmp.Diff(want, old); diff != "" {
-		t.Errorf("%s is not what the test has found; run: go test ./test/network -run TestMatrix -update\n(-test +document)\n%s", documentPath, diff)
+	} else if changed := diff.Diff(want, old); changed != "" {
+		t.Errorf("%s is not what the test has found; run: go test ./test/network -run TestMatrix -update\n(-test +document)\n%s", documentPath, changed)
 	}
 }
 
@@ -374,11 +380,7 @@ func markdown(rows map[string]*row) string {
 		}
 		fmt.Fprintf(&b, "| %s |", shape.Name)
 		for _, c := range columns {
-			cell := r.cells[c]
-			if cell == "" {
-				cell = "–"
-			}
-			fmt.Fprintf(&b, " %s |", cell)
+			fmt.Fprintf(&b, " %s |", cmp.Or(r.cells[c], notTried))
 		}
 		b.WriteString("\n")
 	}

@@ -89,8 +89,8 @@ func (s Space) enter(f func() error) error {
 
 // Describe is what a person wants to see of the namespace when a test has failed.
 func (s Space) Describe() string {
-	script := "ip -d addr; ip route show table all; ip -6 route show table all; ip neigh; bridge link; nft list ruleset"
-	out, _ := s.Command("sh", "-xc", script).CombinedOutput()
+	script := "ip addr | grep -v valid_lft; ip route show table all | grep -vE '^(broadcast|multicast|anycast)'; ip neigh; bridge link; nft list ruleset"
+	out, _ := s.Command("sh", "-c", script).CombinedOutput()
 	return string(out)
 }
 
