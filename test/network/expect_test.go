@@ -83,8 +83,13 @@ func (b bridged) onLink(subnet netip.Prefix) bool {
 	})
 }
 
-// routes4: the guest has the pod's routes, and no others.
+// routes4: the guest has the pod's routes, and no others but the one to the name server that it was given.
 func (b bridged) routes4(guest pod.State) []string {
+	if b.unreachableServer() {
+		guest.Routes = slices.DeleteFunc(slices.Clone(guest.Routes), func(r pod.Route) bool {
+			return r.Destination.IsSingleIP() && slices.Contains(guest.Servers, r.Destination.Addr())
+		})
+	}
 	want, got := routes(b.before, false), routes(guest, false)
 	return append(lacks(want, got, "no route"), lacks(got, want, "a route that the pod had not:")...)
 }

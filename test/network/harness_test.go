@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 				return 1
 			}
 			defer os.RemoveAll(dir)
+			if err := os.Chmod(dir, 0o755); err != nil { // QEMU may have a user of its own
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
 		}
 		vmentry, fakeQEMU = filepath.Join(dir, "vmentry"), filepath.Join(dir, "fake")
 		if !built {
@@ -143,9 +147,15 @@ type vm struct {
 }
 
 // start starts vmentry as process 1 of the container.
-func (c *container) start(t *testing.T, args ...string) *vm {
+func (c *container) start(t *testing.T) *vm {
 	t.Helper()
-	cmd := c.pod.Command(c.pod.Shape.Container, append([]string{vmentry}, args...)...)
+	return c.startAs(t, c.pod.Shape.Container)
+}
+
+// startAs is start in a container with other rights than its shape has.
+func (c *container) startAs(t *testing.T, rights pod.Container) *vm {
+	t.Helper()
+	cmd := c.pod.Command(rights, vmentry)
 	cmd.Env = c.environment(t)
 	return &vm{Process: process.StartTyping(t, cmd), container: c}
 }

@@ -137,21 +137,43 @@ type guest struct {
 	addresses []netip.Addr
 }
 
-// newGuest is a guest that asks for its addresses; or, where the pod has none to give, one that has been told them.
+// newGuest is a guest that asks for its addresses by a real client; or, where the pod has none to give, one that has been told them.
 func newGuest(t *testing.T, p *pod.Pod) *guest {
 	t.Helper()
-	g := &guest{t: t, pod: p, want: newBridged(t, p), served: true, addresses: p.Before.Global()}
-	words, settings := "vmtest.dhcp=dhcpcd", []string{fmt.Sprint("VM_READY=tcp:", readyPort)}
-	if len(g.addresses) == 0 {
-		g.served = false
-		g.want.before.Cards = slices.Clone(g.want.before.Cards)
-		g.want.before.Cards[0].Addresses = []pod.Address{{Prefix: pod.Unserved4}, {Prefix: pod.Unserved6}}
-		g.want.before.Routes = []pod.Route{{Destination: pod.Unserved4.Masked(), Card: "eth0"}, {Destination: pod.Unserved6.Masked(), Card: "eth0"}}
-		g.want.before.Servers = nil
-		g.addresses = g.want.before.Global()
-		words, settings = fmt.Sprintf("vmtest.dhcp=none vmtest.address=eth0,%s vmtest.address=eth0,%s", pod.Unserved4, pod.Unserved6), nil
+	if len(p.Before.Global()) > 0 {
+		return asking(t, p, "dhcpcd")
 	}
-	words += fmt.Sprintf(" vmtest.frames vmtest.services=%d", servicePort)
+	want := newBridged(t, p)
+	want.before.Cards = slices.Clone(want.before.Cards)
+	for _, a := range []netip.Prefix{pod.Unserved4, pod.Unserved6} {
+		want.before.Cards[0].Addresses = append(want.before.Cards[0].Addresses, pod.Address{Prefix: a})
+		want.before.Routes = append(want.before.Routes, pod.Route{Destination: a.Masked(), Card: "eth0"})
+	}
+	return told(t, p, want)
+}
+
+// guestWords are for all guests.
+var guestWords = fmt.Sprintf("vmtest.frames vmtest.services=%d ", servicePort)
+
+// asking is a guest with a client for DHCP, by its name in test/tinyguest/init.
+func asking(t *testing.T, p *pod.Pod, client string) *guest {
+	t.Helper()
+	g := &guest{t: t, pod: p, want: newBridged(t, p), served: true, addresses: p.Before.Global()}
+	g.container = newContainer(t, p, bridge, guestWords+"vmtest.dhcp="+client, fmt.Sprint("VM_READY=tcp:", readyPort))
+	return g
+}
+
+// told is a guest whose own configuration gives its first card the addresses and default routes that it should have.
+func told(t *testing.T, p *pod.Pod, want bridged, settings ...string) *guest {
+	t.Helper()
+	words := guestWords + "vmtest.dhcp=none"
+	for _, a := range want.before.Cards[0].Global() {
+		words += fmt.Sprintf(" vmtest.address=eth0,%s", a)
+		if r, ok := want.before.Default(a.Addr().Is6()); ok {
+			words += "," + r.Via.String()
+		}
+	}
+	g := &guest{t: t, pod: p, want: want, addresses: want.before.Global()}
 	g.container = newContainer(t, p, bridge, words, settings...)
 	return g
 }
@@ -258,23 +280,38 @@ func (g *guest) probed(t *testing.T, v *vm) {
 	}
 }
 
-// undisturbed: others' router advertisements and DHCP do not reach the guest; the rest of what they send does. Nor does the
-// pod take an address from them.
-func (g *guest) undisturbed(t *testing.T, v *vm) {
+// seen are the kinds of the stranger's frames that reach the guest. Some do in every case.
+func (g *guest) seen(t *testing.T, v *vm) []string {
+	t.Helper()
 	stop := strange(t, g.pod)
-	var seen string
+	defer stop()
+	var kinds []string
 	pod.Eventually(t, func() error {
-		seen, _ = v.ask(t, "cat /run/frames")
-		if strings.Count(seen, stranger.String()+" mark") < 2*len(g.pod.Wires) {
-			return fmt.Errorf("the guest does not see the stranger's other frames:\n%s", seen)
+		var marks int
+		kinds = nil
+		for line := range strings.Lines(v.tell(t, "cat /run/frames")) {
+			f := strings.Fields(line)
+			if len(f) != 3 || f[1] != stranger.String() {
+				continue
+			}
+			if kinds = append(kinds, f[2]); f[2] == "mark" {
+				marks++
+			}
+		}
+		if marks < 2*len(g.pod.Wires) {
+			return fmt.Errorf("of the stranger's frames the guest has seen %v", kinds)
 		}
 		return nil
 	})
-	stop()
-	for line := range strings.Lines(seen) {
-		if strings.Contains(line, stranger.String()) && !strings.HasSuffix(strings.TrimSpace(line), " mark") {
-			t.Errorf("it reached the guest: %s", line)
-		}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
+}
+
+// undisturbed: others' router advertisements and DHCP do not reach the guest; the rest of what they send does. Nor does the
+// pod take an address from them.
+func (g *guest) undisturbed(t *testing.T, v *vm) {
+	if kinds := g.seen(t, v); !slices.Equal(kinds, []string{"mark"}) {
+		t.Errorf("the stranger's %v have reached the guest", kinds)
 	}
 	if d := g.want.differences(v.state(t), g.served); len(d) > 0 {
 		t.Errorf("the stranger has changed the guest:\n%s", strings.Join(d, "\n"))

@@ -155,7 +155,7 @@ func (p *Pod) Command(c Container, args ...string) *exec.Cmd {
 		"mount -t proc proc /proc",
 		"mount -t sysfs sysfs /sys",
 		"echo " + p.Hostname() + " >/proc/sys/kernel/hostname",
-		"mount --bind " + p.resolvConf + " /etc/resolv.conf",
+		"mount --bind '" + p.resolvConf + "' /etc/resolv.conf",
 	}
 	if c.NoTun {
 		script = append(script, "mount -t tmpfs none /dev/net")
