@@ -119,7 +119,8 @@ func TestFiftyStarts(t *testing.T) {
 // left is what vmentry has left in the pod and in its directories, without what is random.
 func left(t *testing.T, c *container) string {
 	t.Helper()
-	out := c.pod.Space.Run(t, "sh", "-c", "ip -o addr; ip route show table all; ip rule; nft list ruleset; bridge link; ss -Hlnp")
+	out := c.pod.Space.Run(t, "sh", "-c", "ip -o addr; ip route show table all; ip rule; nft list ruleset; bridge link; ss -Hltun")
+	out += "processes: " + strings.Join(c.pod.Space.Processes(t), " ")
 	for _, dir := range []string{c.data, c.run} {
 		files, err := filepath.Glob(dir + "/*")
 		if err != nil {

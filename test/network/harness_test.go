@@ -3,17 +3,13 @@
 package network
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/vmentry/vmentry/test/pod"
 	"github.com/vmentry/vmentry/test/process"
-	"github.com/vmentry/vmentry/test/transcript"
 )
 
 var (
@@ -170,18 +166,4 @@ func (v *vm) call(t *testing.T, args ...string) (out string, code int) {
 		t.Fatal(err)
 	}
 	return string(text), cmd.ProcessState.ExitCode()
-}
-
-// must runs a command outside of the guest that must succeed before the test's patience ends.
-func must(t *testing.T, command func(args ...string) *exec.Cmd, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), transcript.Patience)
-	defer cancel()
-	cmd := command(args...)
-	defer context.AfterFunc(ctx, func() { cmd.Process.Kill() })()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
 }
