@@ -83,13 +83,12 @@ func (b bridged) onLink(subnet netip.Prefix) bool {
 	})
 }
 
-// routes4: the guest has the pod's routes, and no others but the one to the name server that it was given.
+// routes4: the guest has the pod's routes, and no others but those to vmentry's own addresses, which are link-local.
 func (b bridged) routes4(guest pod.State) []string {
-	if b.unreachableServer() {
-		guest.Routes = slices.DeleteFunc(slices.Clone(guest.Routes), func(r pod.Route) bool {
-			return r.Destination.IsSingleIP() && slices.Contains(guest.Servers, r.Destination.Addr())
-		})
-	}
+	guest.Routes = slices.DeleteFunc(slices.Clone(guest.Routes), func(r pod.Route) bool {
+		own := r.Destination.IsSingleIP() && r.Destination.Addr().IsLinkLocalUnicast() && !r.Via.IsValid()
+		return own && !slices.ContainsFunc(b.before.Routes, func(pods pod.Route) bool { return pods.Destination == r.Destination })
+	})
 	want, got := routes(b.before, false), routes(guest, false)
 	return append(lacks(want, got, "no route"), lacks(got, want, "a route that the pod had not:")...)
 }

@@ -51,8 +51,7 @@ var restarted = []string{"CNI bridge, no hairpin, dual stack", "CNI ptp (GKE)", 
 
 // row is what was proved of one shape.
 type row struct {
-	shape string
-	cells map[string]string
+	cells map[string]string // by column
 }
 
 // prove runs a column's test. A guest without its addresses is not tried any further: it fails in all else, and takes its time
@@ -75,27 +74,37 @@ const (
 	notTried = "–" // it makes no sense there, or would show nothing new
 )
 
-// TestMatrix: on each kind of network the guest is what the pod was.
+// modes are the modes that have a matrix, each with what goes through its columns for one pod.
+var modes = []struct {
+	mode  mode
+	prove func(*testing.T, *row, *pod.Pod)
+}{
+	{bridge, proveBridge},
+}
+
+// TestMatrix: on each kind of network the guest is what its mode says.
 func TestMatrix(t *testing.T) {
 	var mu sync.Mutex
-	rows := map[string]*row{}
-	t.Run(string(bridge), func(t *testing.T) {
-		for _, shape := range pod.Shapes() {
-			t.Run(shape.Name, func(t *testing.T) {
-				t.Parallel()
-				r := &row{shape: shape.Name, cells: map[string]string{}}
-				mu.Lock()
-				rows[shape.Name] = r
-				mu.Unlock()
-				proveBridge(t, r, pod.New(t, shape))
-			})
+	rows := map[mode]map[string]*row{}
+	t.Run("all", func(t *testing.T) {
+		for _, m := range modes {
+			rows[m.mode] = map[string]*row{}
+			for _, shape := range pod.Shapes() {
+				t.Run(fmt.Sprintf("%s/%s", m.mode, shape.Name), func(t *testing.T) {
+					t.Parallel()
+					r := &row{cells: map[string]string{}}
+					mu.Lock()
+					rows[m.mode][shape.Name] = r
+					mu.Unlock()
+					m.prove(t, r, pod.New(t, shape))
+				})
+			}
 		}
 	})
 	publish(t, rows)
 }
 
-// proveBridge goes through the columns for a guest in bridge mode. A mode that is not like this one gets a function of its own, from the
-// same parts.
+// proveBridge: the guest has all that the pod had.
 func proveBridge(t *testing.T, r *row, p *pod.Pod) {
 	quiet := listen(t, p)
 	g := newGuest(t, p)
@@ -377,14 +386,19 @@ func (g *guest) startedAgain(t *testing.T) *vm {
 }
 
 // publish writes the matrix where it was asked for. When all of it has been run, the document must have it.
-func publish(t *testing.T, rows map[string]*row) {
-	text := markdown(rows)
+func publish(t *testing.T, rows map[mode]map[string]*row) {
+	var text strings.Builder
+	whole := true
+	for _, m := range modes {
+		fmt.Fprintf(&text, "### %s\n\n%s\n", m.mode, markdown(rows[m.mode]))
+		whole = whole && len(rows[m.mode]) == len(pod.Shapes())
+	}
 	if *table != "" {
-		if err := os.WriteFile(*table, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(*table, []byte(text.String()), 0o644); err != nil {
 			t.Error(err)
 		}
 	}
-	if len(rows) < len(pod.Shapes()) {
+	if !whole {
 		return
 	}
 	document, err := os.ReadFile(documentPath)
@@ -396,7 +410,7 @@ func publish(t *testing.T, rows map[string]*row) {
 	if !foundBegin || !foundEnd {
 		t.Fatalf("%s has not the lines %q and %q", documentPath, tableBegin, tableEnd)
 	}
-	want := "\n" + text + "\n"
+	want := "\n" + text.String()
 	if *update {
 		if err := os.WriteFile(documentPath, []byte(before+tableBegin+want+tableEnd+after), 0o644); err != nil {
 			t.Error(err)
