@@ -351,6 +351,9 @@ func inside(pod Pod, l Link, i int, lease *Lease) Inside {
 	if len(in.Servers) > 0 {
 		in.DNS = lease.forwardDNS(in)
 	}
+	if v4 := lease.V4; v4 != nil && (in.DNS.IsValid() || !v4.Router.IsValid()) { // else the guest finds it as it finds everything: by its router
+		v4.Routes = append(v4.Routes, LeaseRoute{Dst: host(in.V4)})
+	}
 	return in
 }
 
@@ -358,7 +361,6 @@ func inside(pod Pod, l Link, i int, lease *Lease) Inside {
 func (l *Lease) forwardDNS(in Inside) netip.Addr {
 	if l.V4 != nil {
 		l.V4.DNS = append([]netip.Addr{in.V4}, slices.DeleteFunc(l.V4.DNS, netip.Addr.IsLoopback)...)
-		l.V4.Routes = append(l.V4.Routes, LeaseRoute{Dst: netip.PrefixFrom(in.V4, 32)})
 	}
 	if l.V6 != nil {
 		l.V6.DNS = slices.DeleteFunc(l.V6.DNS, netip.Addr.IsLoopback)

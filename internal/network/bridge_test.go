@@ -45,6 +45,7 @@ func TestBridgePlan(t *testing.T) {
 		card    = "bridge: one virtio card, 02:00:00:00:00:05"
 		joins   = "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 1500, queues 1)"
 		reaches = "the pod reaches the guest from 169.254.75.1"
+		own     = "the guest gets the route 169.254.75.1/32"
 		both    = reaches + ", fe80::fc62:77ff:fe3f:b533"
 	)
 	base := Input{Mode: Bridge, HostName: "vm", NICModel: "virtio", CPUs: 1, DHCP: true}
@@ -65,17 +66,17 @@ func TestBridgePlan(t *testing.T) {
 		}(), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/32, router 10.7.0.1", "the guest gets the route 10.7.0.0/24 via 10.7.0.1", "the guest gets the route 10.7.0.1/32", reaches}},
 		{"no default route", eth0([]string{"10.7.0.5/24"}), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24", reaches}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.1/32", reaches}},
 		{"vmentry's usual address is taken", eth0([]string{"10.7.0.5/24"}, [2]string{"169.254.75.0/24", ""}), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.0/24", "the pod reaches the guest from 169.254.76.1"}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.0/24", "the guest gets the route 169.254.76.1/32", "the pod reaches the guest from 169.254.76.1"}},
 		{"IPv6 alone, with a router of a global address", eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fd07::1"}), nil,
 			[]string{card, joins, "the guest gets fd07::5, router fe80::ff:fe00:1, on the link fd07::/64", both}},
 		{"both, with a router of a link-local address", eth0([]string{"10.7.0.5/24", "fd07::5/128"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"::/0", "fe80::1"}, [2]string{"fd08::/48", "fe80::1"}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, router fe80::1, routes fd08::/48", both}},
 		{"IPv6 switched off", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.IPv6 = false },
-			[]string{card, joins, "the guest gets 10.7.0.5/24", reaches}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24", own, reaches}},
 		{"too small for IPv6", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.Links[0].MTU = 576 },
-			[]string{card, "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 576, queues 1)", "the guest gets 10.7.0.5/24", reaches,
+			[]string{card, "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 576, queues 1)", "the guest gets 10.7.0.5/24", own, reaches,
 				"warning: eth0 carries frames of 576 bytes, too few for IPv6 (1280): the guest gets no IPv6"}},
 		{"an address that another host has", Link{Name: "eth0", MAC: podMAC, MTU: 1500, Addresses: []Address{{Prefix: netip.MustParsePrefix("fd07::5/64"), Unusable: true}}}, nil,
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", "warning: eth0 has no address: the guest gets the wire and nothing else, as with VM_DHCP=false"}},
@@ -84,7 +85,7 @@ func TestBridgePlan(t *testing.T) {
 		{"VM_DHCP=false", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.DHCP = false },
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", reaches}},
 		{"two addresses", eth0([]string{"10.7.0.5/24", "10.9.0.5/16"}), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 10.9.0.0/16", reaches,
+			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 10.9.0.0/16", own, reaches,
 				"warning: eth0 has a second address, 10.9.0.5/16: DHCP carries one (10.7.0.5/24). Guests with cloud-init are told both, others need files of their own"}},
 		{"Docker's resolver", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("127.0.0.11") },
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.75.1", "the guest gets the route 169.254.75.1/32",
@@ -93,10 +94,10 @@ func TestBridgePlan(t *testing.T) {
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.20.10", "the guest gets the route 169.254.20.10/32 via 10.7.0.1", reaches}},
 		{"a MAC of the user's, several CPUs, vhost-net", eth0([]string{"10.7.0.5/24"}), func(in *Input) {
 			in.MAC, in.CPUs, in.Pod.Vhost = net.HardwareAddr{2, 1, 1, 1, 1, 1}, 64, true
-		}, []string{"bridge: one virtio card, 02:01:01:01:01:01", "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 1500, queues 8, vhost-net)", "the guest gets 10.7.0.5/24", reaches,
+		}, []string{"bridge: one virtio card, 02:01:01:01:01:01", "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 1500, queues 8, vhost-net)", "the guest gets 10.7.0.5/24", own, reaches,
 			"warning: VM_MAC=02:01:01:01:01:01 is not the MAC that the cluster gave eth0 (02:00:00:00:00:05): networks that check it (Cilium, Calico, clouds) drop the guest's frames"}},
 		{"after a crash", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.Pod.Links[0].Bridge = "vm-br0" },
-			[]string{"the pod takes back the addresses that an earlier start gave to a guest", card, joins, "the guest gets 10.7.0.5/24", reaches}},
+			[]string{"the pod takes back the addresses that an earlier start gave to a guest", card, joins, "the guest gets 10.7.0.5/24", own, reaches}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -3,17 +3,13 @@
 package network
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/vmentry/vmentry/test/pod"
 	"github.com/vmentry/vmentry/test/process"
-	"github.com/vmentry/vmentry/test/transcript"
 )
 
 var (
@@ -33,6 +29,10 @@ func TestMain(m *testing.M) {
 				return 1
 			}
 			defer os.RemoveAll(dir)
+			if err := os.Chmod(dir, 0o755); err != nil { // QEMU may have a user of its own
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
 		}
 		vmentry, fakeQEMU = filepath.Join(dir, "vmentry"), filepath.Join(dir, "fake")
 		if !built {
@@ -143,9 +143,15 @@ type vm struct {
 }
 
 // start starts vmentry as process 1 of the container.
-func (c *container) start(t *testing.T, args ...string) *vm {
+func (c *container) start(t *testing.T) *vm {
 	t.Helper()
-	cmd := c.pod.Command(c.pod.Shape.Container, append([]string{vmentry}, args...)...)
+	return c.startAs(t, c.pod.Shape.Container)
+}
+
+// startAs is start in a container with other rights than its shape has.
+func (c *container) startAs(t *testing.T, rights pod.Container) *vm {
+	t.Helper()
+	cmd := c.pod.Command(rights, vmentry)
 	cmd.Env = c.environment(t)
 	return &vm{Process: process.StartTyping(t, cmd), container: c}
 }
@@ -160,18 +166,4 @@ func (v *vm) call(t *testing.T, args ...string) (out string, code int) {
 		t.Fatal(err)
 	}
 	return string(text), cmd.ProcessState.ExitCode()
-}
-
-// must runs a command outside of the guest that must succeed before the test's patience ends.
-func must(t *testing.T, command func(args ...string) *exec.Cmd, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), transcript.Patience)
-	defer cancel()
-	cmd := command(args...)
-	defer context.AfterFunc(ctx, func() { cmd.Process.Kill() })()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
 }

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -11,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	diff "github.com/google/go-cmp/cmp"
 
 	"github.com/vmentry/vmentry/test/pod"
 )
@@ -50,46 +51,60 @@ var restarted = []string{"CNI bridge, no hairpin, dual stack", "CNI ptp (GKE)", 
 
 // row is what was proved of one shape.
 type row struct {
-	shape  string
-	cells  map[string]string
-	failed bool
+	cells map[string]string // by column
 }
 
-// prove runs a column's test. Once one has failed the others are not tried: a guest without its address fails in all of them,
-// and takes its time over each.
+// prove runs a column's test. A guest without its addresses is not tried any further: it fails in all else, and takes its time
+// over each.
 func (r *row) prove(t *testing.T, column string, test func(*testing.T)) {
 	t.Helper()
-	if r.failed {
+	if r.cells[colConfigured] == no {
 		return
 	}
-	r.failed = !t.Run(column, test)
-	r.cells[column] = "yes"
-	if r.failed {
-		r.cells[column] = "**no**"
+	r.cells[column] = yes
+	if !t.Run(column, test) {
+		r.cells[column] = no
 	}
 }
 
-// TestMatrix: on each kind of network the guest is what the pod was.
+// What stands in a cell.
+const (
+	yes      = "yes"
+	no       = "**no**"
+	notTried = "–" // it makes no sense there, or would show nothing new
+)
+
+// modes are the modes that have a matrix, each with what goes through its columns for one pod.
+var modes = []struct {
+	mode  mode
+	prove func(*testing.T, *row, *pod.Pod)
+}{
+	{bridge, proveBridge},
+}
+
+// TestMatrix: on each kind of network the guest is what its mode says.
 func TestMatrix(t *testing.T) {
 	var mu sync.Mutex
-	rows := map[string]*row{}
-	t.Run(string(bridge), func(t *testing.T) {
-		for _, shape := range pod.Shapes() {
-			t.Run(shape.Name, func(t *testing.T) {
-				t.Parallel()
-				r := &row{shape: shape.Name, cells: map[string]string{}}
-				mu.Lock()
-				rows[shape.Name] = r
-				mu.Unlock()
-				proveBridge(t, r, pod.New(t, shape))
-			})
+	rows := map[mode]map[string]*row{}
+	t.Run("all", func(t *testing.T) {
+		for _, m := range modes {
+			rows[m.mode] = map[string]*row{}
+			for _, shape := range pod.Shapes() {
+				t.Run(fmt.Sprintf("%s/%s", m.mode, shape.Name), func(t *testing.T) {
+					t.Parallel()
+					r := &row{cells: map[string]string{}}
+					mu.Lock()
+					rows[m.mode][shape.Name] = r
+					mu.Unlock()
+					m.prove(t, r, pod.New(t, shape))
+				})
+			}
 		}
 	})
 	publish(t, rows)
 }
 
-// proveBridge goes through the columns for a guest in bridge mode. A mode that is not like this one gets a function of its own, from the
-// same parts.
+// proveBridge: the guest has all that the pod had.
 func proveBridge(t *testing.T, r *row, p *pod.Pod) {
 	quiet := listen(t, p)
 	g := newGuest(t, p)
@@ -131,21 +146,43 @@ type guest struct {
 	addresses []netip.Addr
 }
 
-// newGuest is a guest that asks for its addresses; or, where the pod has none to give, one that has been told them.
+// newGuest is a guest that asks for its addresses by a real client; or, where the pod has none to give, one that has been told them.
 func newGuest(t *testing.T, p *pod.Pod) *guest {
 	t.Helper()
-	g := &guest{t: t, pod: p, want: newBridged(t, p), served: true, addresses: p.Before.Global()}
-	words, settings := "vmtest.dhcp=dhcpcd", []string{fmt.Sprint("VM_READY=tcp:", readyPort)}
-	if len(g.addresses) == 0 {
-		g.served = false
-		g.want.before.Cards = slices.Clone(g.want.before.Cards)
-		g.want.before.Cards[0].Addresses = []pod.Address{{Prefix: pod.Unserved4}, {Prefix: pod.Unserved6}}
-		g.want.before.Routes = []pod.Route{{Destination: pod.Unserved4.Masked(), Card: "eth0"}, {Destination: pod.Unserved6.Masked(), Card: "eth0"}}
-		g.want.before.Servers = nil
-		g.addresses = g.want.before.Global()
-		words, settings = fmt.Sprintf("vmtest.dhcp=none vmtest.address=eth0,%s vmtest.address=eth0,%s", pod.Unserved4, pod.Unserved6), nil
+	if len(p.Before.Global()) > 0 {
+		return asking(t, p, "dhcpcd")
 	}
-	words += fmt.Sprintf(" vmtest.frames vmtest.services=%d", servicePort)
+	want := newBridged(t, p)
+	want.before.Cards = slices.Clone(want.before.Cards)
+	for _, a := range []netip.Prefix{pod.Unserved4, pod.Unserved6} {
+		want.before.Cards[0].Addresses = append(want.before.Cards[0].Addresses, pod.Address{Prefix: a})
+		want.before.Routes = append(want.before.Routes, pod.Route{Destination: a.Masked(), Card: "eth0"})
+	}
+	return told(t, p, want)
+}
+
+// guestWords are for all guests.
+var guestWords = fmt.Sprintf("vmtest.frames vmtest.services=%d ", servicePort)
+
+// asking is a guest with a client for DHCP, by its name in test/tinyguest/init.
+func asking(t *testing.T, p *pod.Pod, client string) *guest {
+	t.Helper()
+	g := &guest{t: t, pod: p, want: newBridged(t, p), served: true, addresses: p.Before.Global()}
+	g.container = newContainer(t, p, bridge, guestWords+"vmtest.dhcp="+client, fmt.Sprint("VM_READY=tcp:", readyPort))
+	return g
+}
+
+// told is a guest whose own configuration gives its first card the addresses and default routes that it should have.
+func told(t *testing.T, p *pod.Pod, want bridged, settings ...string) *guest {
+	t.Helper()
+	words := guestWords + "vmtest.dhcp=none"
+	for _, a := range want.before.Cards[0].Global() {
+		words += fmt.Sprintf(" vmtest.address=eth0,%s", a)
+		if r, ok := want.before.Default(a.Addr().Is6()); ok {
+			words += "," + r.Via.String()
+		}
+	}
+	g := &guest{t: t, pod: p, want: want, addresses: want.before.Global()}
 	g.container = newContainer(t, p, bridge, words, settings...)
 	return g
 }
@@ -252,23 +289,38 @@ func (g *guest) probed(t *testing.T, v *vm) {
 	}
 }
 
-// undisturbed: others' router advertisements and DHCP do not reach the guest; the rest of what they send does. Nor does the
-// pod take an address from them.
-func (g *guest) undisturbed(t *testing.T, v *vm) {
+// seen are the kinds of the stranger's frames that reach the guest. Some do in every case.
+func (g *guest) seen(t *testing.T, v *vm) []string {
+	t.Helper()
 	stop := strange(t, g.pod)
-	var seen string
+	defer stop()
+	var kinds []string
 	pod.Eventually(t, func() error {
-		seen, _ = v.ask(t, "cat /run/frames")
-		if strings.Count(seen, stranger.String()+" mark") < 2*len(g.pod.Wires) {
-			return fmt.Errorf("the guest does not see the stranger's other frames:\n%s", seen)
+		var marks int
+		kinds = nil
+		for line := range strings.Lines(v.tell(t, "cat /run/frames")) {
+			f := strings.Fields(line)
+			if len(f) != 3 || f[1] != stranger.String() {
+				continue
+			}
+			if kinds = append(kinds, f[2]); f[2] == "mark" {
+				marks++
+			}
+		}
+		if marks < 2*len(g.pod.Wires) {
+			return fmt.Errorf("of the stranger's frames the guest has seen %v", kinds)
 		}
 		return nil
 	})
-	stop()
-	for line := range strings.Lines(seen) {
-		if strings.Contains(line, stranger.String()) && !strings.HasSuffix(strings.TrimSpace(line), " mark") {
-			t.Errorf("it reached the guest: %s", line)
-		}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
+}
+
+// undisturbed: others' router advertisements and DHCP do not reach the guest; the rest of what they send does. Nor does the
+// pod take an address from them.
+func (g *guest) undisturbed(t *testing.T, v *vm) {
+	if kinds := g.seen(t, v); !slices.Equal(kinds, []string{"mark"}) {
+		t.Errorf("the stranger's %v have reached the guest", kinds)
 	}
 	if d := g.want.differences(v.state(t), g.served); len(d) > 0 {
 		t.Errorf("the stranger has changed the guest:\n%s", strings.Join(d, "\n"))
@@ -295,8 +347,8 @@ func (g *guest) interfaces(t *testing.T) {
 		if got.MAC != want.MAC || !got.Up || got.MTU != want.MTU {
 			t.Errorf("%s has MAC %s, MTU %d, up %t; want %s, %d", want.Name, got.MAC, got.MTU, got.Up, want.MAC, want.MTU)
 		}
-		if diff := cmp.Diff(words(want.Global()), words(got.Global())); diff != "" {
-			t.Errorf("the addresses of %s (-before +now):\n%s", want.Name, diff)
+		if changed := diff.Diff(words(want.Global()), words(got.Global())); changed != "" {
+			t.Errorf("the addresses of %s (-before +now):\n%s", want.Name, changed)
 		}
 	}
 }
@@ -334,14 +386,19 @@ func (g *guest) startedAgain(t *testing.T) *vm {
 }
 
 // publish writes the matrix where it was asked for. When all of it has been run, the document must have it.
-func publish(t *testing.T, rows map[string]*row) {
-	text := markdown(rows)
+func publish(t *testing.T, rows map[mode]map[string]*row) {
+	var text strings.Builder
+	whole := true
+	for _, m := range modes {
+		fmt.Fprintf(&text, "### %s\n\n%s\n", m.mode, markdown(rows[m.mode]))
+		whole = whole && len(rows[m.mode]) == len(pod.Shapes())
+	}
 	if *table != "" {
-		if err := os.WriteFile(*table, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(*table, []byte(text.String()), 0o644); err != nil {
 			t.Error(err)
 		}
 	}
-	if len(rows) < len(pod.Shapes()) {
+	if !whole {
 		return
 	}
 	document, err := os.ReadFile(documentPath)
@@ -353,13 +410,13 @@ func publish(t *testing.T, rows map[string]*row) {
 	if !foundBegin || !foundEnd {
 		t.Fatalf("%s has not the lines %q and %q", documentPath, tableBegin, tableEnd)
 	}
-	want := "\n" + text + "\n"
+	want := "\n" + text.String()
 	if *update {
 		if err := os.WriteFile(documentPath, []byte(before+tableBegin+want+tableEnd+after), 0o644); err != nil {
 			t.Error(err)
 		}
-	} else if diff := cmp.Diff(want, old); diff != "" {
-		t.Errorf("%s is not what the test has found; run: go test ./test/network -run TestMatrix -update\n(-test +document)\n%s", documentPath, diff)
+	} else if changed := diff.Diff(want, old); changed != "" {
+		t.Errorf("%s is not what the test has found; run: go test ./test/network -run TestMatrix -update\n(-test +document)\n%s", documentPath, changed)
 	}
 }
 
@@ -374,11 +431,7 @@ func markdown(rows map[string]*row) string {
 		}
 		fmt.Fprintf(&b, "| %s |", shape.Name)
 		for _, c := range columns {
-			cell := r.cells[c]
-			if cell == "" {
-				cell = "–"
-			}
-			fmt.Fprintf(&b, " %s |", cell)
+			fmt.Fprintf(&b, " %s |", cmp.Or(r.cells[c], notTried))
 		}
 		b.WriteString("\n")
 	}

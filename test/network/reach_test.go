@@ -110,5 +110,5 @@ func (v *vm) calls(t *testing.T, space pod.Space, address, want netip.Addr) {
 // ping sends pings that no router may cut up; one must come back. A payload of 0 is a small one.
 func ping(t *testing.T, space pod.Space, to netip.Addr, payload int) {
 	t.Helper()
-	must(t, space.Command, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "60", "-M", "do", "-s", fmt.Sprint(max(payload, 56)), to.String())
+	space.Run(t, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "60", "-M", "do", "-s", fmt.Sprint(max(payload, 56)), to.String())
 }

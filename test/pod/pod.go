@@ -155,7 +155,7 @@ func (p *Pod) Command(c Container, args ...string) *exec.Cmd {
 		"mount -t proc proc /proc",
 		"mount -t sysfs sysfs /sys",
 		"echo " + p.Hostname() + " >/proc/sys/kernel/hostname",
-		fmt.Sprintf("mount --bind '%s' /etc/resolv.conf", p.resolvConf), // a test's name may be part of the path
+		"mount --bind '" + p.resolvConf + "' /etc/resolv.conf",
 	}
 	if c.NoTun {
 		script = append(script, "mount -t tmpfs none /dev/net")
@@ -164,7 +164,7 @@ func (p *Pod) Command(c Container, args ...string) *exec.Cmd {
 		script = append(script, "mount -o remount,bind,ro /sys", "mount --bind /proc/sys /proc/sys", "mount -o remount,bind,ro /proc/sys")
 	}
 	script = append(script, "exec setpriv --inh-caps=-all --bounding-set="+c.Capabilities.bounds()+` "$@"`)
-	cmd := p.Space.Command(append([]string{"sh", "-ec", strings.Join(script, "\n"), "sh"}, args...)...)
+	cmd := p.Space.Command("sh", append([]string{"-ec", strings.Join(script, "\n"), "sh"}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS}
 	return cmd
 }

@@ -38,14 +38,14 @@ func newSpace(t *testing.T, role string) Space {
 func (s Space) Path() string { return "/run/netns/" + string(s) }
 
 // Command is a command that will run in the namespace, and sees all else as the test does.
-func (s Space) Command(args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"--net=" + s.Path(), "--"}, args...)...)
+func (s Space) Command(name string, args ...string) *exec.Cmd {
+	return exec.Command("nsenter", append([]string{"--net=" + s.Path(), "--", name}, args...)...)
 }
 
 // Run runs a command in the namespace that must succeed, and returns what it prints.
 func (s Space) Run(t *testing.T, args ...string) string {
 	t.Helper()
-	return output(t, s.Command(args...))
+	return output(t, s.Command(args[0], args[1:]...))
 }
 
 // script runs lines of shell in the namespace, each of which must succeed.
@@ -87,10 +87,16 @@ func (s Space) enter(f func() error) error {
 	return f()
 }
 
+// Processes are the numbers of the processes in the namespace.
+func (s Space) Processes(t *testing.T) []string {
+	t.Helper()
+	return strings.Fields(host(t, "ip", "netns", "pids", string(s)))
+}
+
 // Describe is what a person wants to see of the namespace when a test has failed.
 func (s Space) Describe() string {
-	script := "ip -d addr; ip route show table all; ip -6 route show table all; ip neigh; bridge link; nft list ruleset"
-	out, _ := s.Command("sh", "-xc", script).CombinedOutput()
+	script := "ip addr | grep -v valid_lft; ip route show table all | grep -vE '^(broadcast|multicast|anycast)'; ip neigh; bridge link; nft list ruleset"
+	out, _ := s.Command("sh", "-c", script).CombinedOutput()
 	return string(out)
 }
 
