@@ -54,7 +54,7 @@ func TestCompressed(t *testing.T) {
 		{[]string{"a.b"}, "\x01a\x01b\x00"},
 		{[]string{"a.b", "c.b", "b", "a.b"}, "\x01a\x01b\x00\x01c\xc0\x02\xc0\x02\xc0\x00"},
 		{[]string{"b.c", "a.c", "d.a.c", "e.b.c"}, "\x01b\x01c\x00\x01a\xc0\x02\x01d\x01a\xc0\x02\x01e\xc0\x00"}, // nothing points to a.c: a pointer ends it
-		{[]string{"eng.apple.com", "marketing.apple.com"}, "\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04"}, // RFC 3397 §2
+		{[]string{"eng.apple.com", "marketing.apple.com"}, "\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04"},   // RFC 3397 §2
 	}
 	for _, tt := range tests {
 		if got := string(compressed(tt.names)); got != tt.want {
