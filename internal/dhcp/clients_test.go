@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // ordinary is a network with prefixes and gateways in them, and some routes more.
@@ -94,7 +95,7 @@ func TestUdhcpc(t *testing.T) {
 	t.Run("ordinary", func(t *testing.T) {
 		t.Parallel()
 		guest, port := guestOn(t, onlyV4(ordinary()))
-		client := startUdhcpc(t, guest)
+		startUdhcpc(t, guest)
 		// Debian's script for udhcpc knows neither classless routes nor search lists: what udhcpc read shows in its environment.
 		want := state{
 			Addresses: addresses4OfOrdinary,
@@ -110,9 +111,9 @@ func TestUdhcpc(t *testing.T) {
 			"staticroutes=172.31.0.1/32 0.0.0.0 192.0.2.0/24 0.0.0.0 10.99.0.0/16 10.77.0.254 10.98.0.0/16 172.31.0.1 0.0.0.0/0 10.77.0.1",
 		}
 		guest.awaitLease(t, "bound", lease)
-		client.signal(t, guest, "USR1") // renew, by a unicast for which it asks with ARP where the server is
+		guest.signalUdhcpc(t, "USR1") // renew, by a unicast for which it asks with ARP where the server is
 		guest.awaitLease(t, "renew", lease)
-		client.signal(t, guest, "USR2") // release
+		guest.signalUdhcpc(t, "USR2") // release
 		guest.await(t, state{MTU: 1400, Resolv: want.Resolv, HostName: "localhost"})
 		awaitEqual(t, 1, func() (int, error) {
 			return strings.Count(port.tcpdump(t, "udp dst port 67"), "DHCP-Message (53), length 1: Release"), nil
@@ -154,10 +155,8 @@ func TestUdhcpc(t *testing.T) {
 	})
 }
 
-// udhcpc writes its environment, which is the lease, to /run/EVENT.
-type udhcpc struct{}
-
-func startUdhcpc(t *testing.T, m *machine, args ...string) udhcpc {
+// startUdhcpc starts udhcpc, which writes its environment, with the lease in it, to /run/EVENT.
+func startUdhcpc(t *testing.T, m *machine, args ...string) {
 	t.Helper()
 	const script = "#!/bin/sh\nenv >/run/$1.new\nmv /run/$1.new /run/$1\nexec /etc/udhcpc/default.script \"$@\"\n"
 	if err := os.WriteFile(filepath.Join(m.dir, "etc/lease"), []byte(script), 0o755); err != nil {
@@ -169,10 +168,9 @@ func startUdhcpc(t *testing.T, m *machine, args ...string) udhcpc {
 	}
 	m.run(t, "ip", "link", "set", "eth0", "up")
 	m.start(t, args...)
-	return udhcpc{}
 }
 
-func (udhcpc) signal(t *testing.T, m *machine, name string) {
+func (m *machine) signalUdhcpc(t *testing.T, name string) {
 	t.Helper()
 	m.run(t, "sh", "-c", "kill -"+name+" $(cat /run/udhcpc.pid)")
 }
@@ -187,7 +185,7 @@ func (m *machine) awaitLease(t *testing.T, event string, want []string) {
 	})
 }
 
-// whole is the state of a guest whose client does all that it is told.
+// wholeOrdinary is the state of a guest on ordinary whose client does all that it is told.
 func wholeOrdinary() state {
 	return state{
 		Addresses: join(addresses4OfOrdinary, []string{"2001:db8:77::5/128"}),
@@ -197,6 +195,7 @@ func wholeOrdinary() state {
 	}
 }
 
+// wholeRouted is the same on routed.
 func wholeRouted() state {
 	return state{
 		Addresses: []string{"10.77.0.5/32", "2001:db8:77::5/128", "fd00:77::5/128"},
@@ -276,7 +275,6 @@ func TestDhclientStartsAgain(t *testing.T) {
 	}
 	start()
 	guest.awaitAddresses(t, before)
-
 	end("-x") // its leases stay
 	guest.run(t, "ip", "-4", "addr", "flush", "dev", "eth0")
 	if said := start(); strings.Contains(said, "DHCPDISCOVER") || strings.Contains(said, "XMT: Solicit") {
@@ -301,7 +299,7 @@ func TestDhclientStartsAgain(t *testing.T) {
 	port.checkSent(t)
 }
 
-// dhcpcd is told to rebind: it is given the same again, and, on behalf of another pod, refused.
+// dhcpcd is told to rebind on behalf of another pod: it is refused, and takes what it is given instead.
 func TestDhcpcdRebinds(t *testing.T) {
 	t.Parallel()
 	guest, tap := link(t, guestMAC)
@@ -312,15 +310,16 @@ func TestDhcpcdRebinds(t *testing.T) {
 	if all := port.tcpdump(t, "udp port 547"); !strings.Contains(all, "dhcp6 solicit") || strings.Contains(all, "dhcp6 advertise") {
 		t.Errorf("dhcpcd asks for a rapid commit, and did not get it:\n%s", all)
 	}
-	guest.run(t, "dhcpcd", "-n", "eth0")
-	awaitEqual(t, true, func() (bool, error) {
-		return strings.Contains(port.tcpdump(t, "udp port 547"), "dhcp6 rebind"), nil
-	})
-	guest.awaitAddresses(t, before)
-
 	stop()
 	serve(t, moved(), port)
-	guest.run(t, "dhcpcd", "-n", "eth0")
+	var told time.Time
+	awaitEqual(t, true, func() (bool, error) { // dhcpcd misses the signal at times
+		if time.Since(told) > 10*time.Second {
+			guest.run(t, "dhcpcd", "-n", "eth0")
+			told = time.Now()
+		}
+		return strings.Contains(port.tcpdump(t, "udp port 547"), "dhcp6 rebind"), nil
+	})
 	awaitEqual(t, true, func() (bool, error) { // it may keep the IPv6 address that it had for good, beside the new one
 		s, err := guest.look()
 		return len(s.Addresses) > 1 && s.Addresses[0] == after[0] && slices.Contains(s.Addresses, after[1]), err
@@ -379,6 +378,12 @@ func TestKernelRouterAdvertisements(t *testing.T) {
 		knowing(t, guest)
 		guest.run(t, "ip", "link", "set", "eth0", "up")
 		guest.await(t, state{Routes: routes6OfOrdinary, MTU: 1500, HostName: "localhost"})
+		guest.awaitLinkLocal(t)
+		for address, mac := range map[string]string{"fe80::1": routerMAC.String(), "fe80::76:6dff:fe00:1": serverMAC.String()} {
+			if got := guest.run(t, "ndisc6", "-q", "-r", "10", address, "eth0"); !strings.EqualFold(strings.TrimSpace(got), mac) {
+				t.Errorf("%s is at %s, want %s", address, got, mac)
+			}
+		}
 		port.checkSent(t)
 	})
 	t.Run("routed", func(t *testing.T) {

@@ -14,8 +14,10 @@ import (
 type Config struct {
 	// Guest is the MAC of the guest's card: nobody else gets an answer.
 	Guest net.HardwareAddr
-	// Server is the MAC of the port that Serve is given: the source of all frames, and what the DHCPv6 server's identity is
-	// made from. A guest remembers that identity, so it should be the same after a restart.
+	// Server is the MAC that the server's frames come from, and what its DHCPv6 identity is made from. A guest remembers that
+	// identity, so it should be the same after a restart. It must not be the MAC that the port's network device has in the
+	// kernel: a bridge takes frames to the MACs of its own ports for itself (net/bridge/br_input.c, a local entry of the
+	// forwarding database), and what the guest sends to this server alone, releases and renewals, would never arrive.
 	Server net.HardwareAddr
 	// HostName is the guest's host name. Empty, or not one: not said.
 	HostName string

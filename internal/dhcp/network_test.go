@@ -150,9 +150,9 @@ func (m *machine) start(t *testing.T, args ...string) *exec.Cmd {
 func link(t *testing.T, mac net.HardwareAddr) (guest *machine, port *os.File) {
 	t.Helper()
 	guest, server := newMachine(t), newMachine(t)
+	server.run(t, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6") // its links have nothing to say
 	port = openTap(t, server)
 	const join = `set -e
-echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6 # the bridge has nothing to say
 ip link add br0 type bridge mcast_snooping 0
 ip link set br0 up
 ip link add guest type veth peer name eth0 address "$1" netns "$2"
