@@ -44,6 +44,12 @@ type login struct {
 func (m *machine) login(user string, auth ssh.AuthMethod) *login {
 	m.t.Helper()
 	m.stderr.Await(m.t, "INF ready")
+	return m.loginAt(m.port("2222"), user, auth)
+}
+
+// loginAt logs in at an address.
+func (m *machine) loginAt(address, user string, auth ssh.AuthMethod) *login {
+	m.t.Helper()
 	l := &login{t: m.t}
 	config := &ssh.ClientConfig{
 		User: user, Auth: []ssh.AuthMethod{auth}, Timeout: transcript.Patience,
@@ -54,7 +60,7 @@ func (m *machine) login(user string, auth ssh.AuthMethod) *login {
 	}
 	// Ready means that a login works, so there is no second try.
 	var err error
-	l.client, err = ssh.Dial("tcp", m.port("2222"), config)
+	l.client, err = ssh.Dial("tcp", address, config)
 	if err != nil {
 		m.t.Fatalf("ssh %s: %v", user, err)
 	}
