@@ -129,8 +129,8 @@ func (p *Plan) warn(format string, args ...any) {
 	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
 }
 
-// uplinks are the interfaces that the guest gets. Without a choice: all, eth0 first and the others as the kernel has them, which is the
-// order in which they were made.
+// uplinks are the interfaces that the guest gets. Without a choice: all that somebody has made for the pod, eth0 first and the others as
+// the kernel has them, which is the order in which they were made.
 func uplinks(in Input) ([]Link, error) {
 	have := make([]string, len(in.Pod.Links))
 	for i, l := range in.Pod.Links {
@@ -140,7 +140,10 @@ func uplinks(in Input) ([]Link, error) {
 		return nil, &Mistake{"VM_NETWORK", string(in.Mode), "this container has no interface but lo; give it a network, or write user or none"}
 	}
 	if in.Interfaces == nil {
-		links := slices.Clone(in.Pod.Links)
+		links := slices.DeleteFunc(slices.Clone(in.Pod.Links), func(l Link) bool { return !l.wanted() })
+		if len(links) == 0 {
+			return nil, &Mistake{"VM_NETWORK", string(in.Mode), fmt.Sprintf("no interface of the pod is up (%s); name one in VM_INTERFACES, or write user or none", strings.Join(have, ", "))}
+		}
 		slices.SortStableFunc(links, func(a, b Link) int { return -cmp.Compare(first(a), first(b)) })
 		return links, nil
 	}
@@ -153,6 +156,12 @@ func uplinks(in Input) ([]Link, error) {
 		links = append(links, *l)
 	}
 	return links, nil
+}
+
+// wanted says whether an interface was made for the pod to be reached by. One that is down and has no address was not, nor were
+// bridges, and what the kernel itself puts into a namespace.
+func (l Link) wanted() bool {
+	return (l.Up || len(l.Addresses) > 0) && l.Kind != "bridge" && l.Kind != "ifb"
 }
 
 // first is 1 for the interface that container runtimes make first, else 0.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -78,7 +79,7 @@ func TestBridgePlan(t *testing.T) {
 		{"too small for IPv6", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.Links[0].MTU = 576 },
 			[]string{card, "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 576, queues 1)", "the guest gets 10.7.0.5/24", own, reaches,
 				"warning: eth0 carries frames of 576 bytes, too few for IPv6 (1280): the guest gets no IPv6"}},
-		{"an address that another host has", Link{Name: "eth0", MAC: podMAC, MTU: 1500, Addresses: []Address{{Prefix: netip.MustParsePrefix("fd07::5/64"), Unusable: true}}}, nil,
+		{"an address that another host has", Link{Name: "eth0", MAC: podMAC, MTU: 1500, Up: true, Addresses: []Address{{Prefix: netip.MustParsePrefix("fd07::5/64"), Unusable: true}}}, nil,
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", "warning: eth0 has no address: the guest gets the wire and nothing else, as with VM_DHCP=false"}},
 		{"no address", eth0(nil), nil,
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", "warning: eth0 has no address: the guest gets the wire and nothing else, as with VM_DHCP=false"}},
@@ -120,7 +121,7 @@ func TestBridgePlan(t *testing.T) {
 func TestUplinks(t *testing.T) {
 	named := func(names ...string) (links []Link) {
 		for _, n := range names {
-			links = append(links, Link{Name: n, MAC: podMAC, MTU: 1500})
+			links = append(links, Link{Name: n, MAC: podMAC, MTU: 1500, Up: !strings.HasSuffix(n, "down")})
 		}
 		return links
 	}
@@ -132,6 +133,9 @@ func TestUplinks(t *testing.T) {
 		wrong  string
 	}{
 		{"all, eth0 first", named("net1", "eth0", "net2"), nil, []string{"eth0", "net1", "net2"}, ""},
+		{"all that are up", named("net1down", "net2", "net3"), nil, []string{"net2", "net3"}, ""},
+		{"chosen that is down", named("eth0", "net1down"), []string{"net1down"}, []string{"net1down"}, ""},
+		{"bad: none is up", named("eth0down"), nil, nil, "VM_NETWORK=bridge: no interface of the pod is up (eth0down); name one in VM_INTERFACES, or write user or none"},
 		{"chosen", named("eth0", "net1", "net2"), []string{"net2", "eth0"}, []string{"net2", "eth0"}, ""},
 		{"bad name", named("eth0", "net1"), []string{"eth0", "eth1"}, nil, "VM_INTERFACES=eth0,eth1: the pod has no interface eth1; it has eth0, net1"},
 		{"bad pod", nil, nil, nil, "VM_NETWORK=bridge: this container has no interface but lo; give it a network, or write user or none"},

@@ -70,7 +70,11 @@ func find(name string) (netlink.Link, error) {
 // setPort makes a link a port of the bridge that does not learn. Isolated ports do not speak to each other.
 func setPort(link, bridge netlink.Link, isolated bool) error {
 	name := link.Attrs().Name
-	if err := netlink.LinkSetMaster(link, bridge); err != nil {
+	err := netlink.LinkSetMaster(link, bridge)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ELOOP) {
+		return fmt.Errorf("%s cannot be joined to the guest: the kernel lets no interface of kind %s be part of a bridge (%w); write VM_NETWORK=nat, or leave it out of VM_INTERFACES", name, link.Type(), err)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot make %s a port of %s: %w", name, bridge.Attrs().Name, err)
 	}
 	if err := netlink.LinkSetLearning(link, false); err != nil {
