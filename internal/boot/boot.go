@@ -200,6 +200,11 @@ func (p Plan) clearRunDir() {
 // run starts the VM and stays with it. QEMU inherits the files of keep, so that what they lock stays locked for as long as
 // it lives.
 func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signals, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (supervise.End, error) {
+	relays, err := p.bindRelays()
+	if err != nil {
+		return supervise.End{}, err
+	}
+	defer relays.close()
 	joined, err := p.join()
 	if err != nil {
 		return supervise.End{}, err
@@ -220,6 +225,10 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 	defer monitor.Close()
 	handOver() // from here on a signal is the guest's business
 	if err := stopped(ctx, nil); err != nil {
+		v.abandon()
+		return supervise.End{}, err
+	}
+	if err := relays.serve(ctx, monitor, log); err != nil {
 		v.abandon()
 		return supervise.End{}, err
 	}

@@ -2,7 +2,6 @@ package boot
 
 import (
 	"context"
-	"net"
 	"net/netip"
 
 	"github.com/vmentry/vmentry/internal/qemu"
@@ -20,7 +19,7 @@ var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 // Open adds a forward of its own to the user network. A forward of the user's would not do: its connections cannot be told
 // from each other, and the readiness port need not have one.
 func (g guest) Open(ctx context.Context, port uint16) (status.Way, error) {
-	free, err := freePort()
+	free, err := freePort("tcp")
 	if err != nil {
 		return nil, err
 	}
@@ -29,16 +28,6 @@ func (g guest) Open(ctx context.Context, port uint16) (status.Way, error) {
 		return nil, err
 	}
 	return &way{guest: g, forward: f}, nil
-}
-
-// freePort is a TCP port of the loopback address that nobody listens on.
-func freePort() (uint16, error) {
-	l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port(), nil
 }
 
 // way is a forward that is there for one connection.

@@ -27,7 +27,7 @@ const resolvConf = "/etc/resolv.conf"
 func planNetwork(cfg config.Config, hostName, identity string, cpus int, mistakes *config.Mistakes) (network.Plan, error) {
 	in := network.Input{
 		Mode: network.Mode(cfg.Network), HostName: hostName, Identity: identity,
-		MAC: cfg.MAC, NICModel: string(cfg.NICModel), CPUs: cpus,
+		MAC: cfg.MAC, NICModel: string(cfg.NICModel), CPUs: cpus, Unsupervised: !cfg.Supervise,
 		Interfaces: cfg.Interfaces, DHCP: cfg.DHCP,
 	}
 	for _, f := range cfg.Forwards {
@@ -112,7 +112,7 @@ func nics(plan network.Plan) []qemu.NIC {
 	for _, n := range plan.NICs {
 		nic := qemu.NIC{Model: n.Model, MAC: n.MAC, MTU: n.MTU}
 		if n.Tap == nil {
-			nic.User = &qemu.UserNet{HostName: n.HostName}
+			nic.User = &qemu.UserNet{HostName: n.HostName, IPv4Only: n.IPv4Only}
 			for _, f := range n.Forwards {
 				nic.User.Forwards = append(nic.User.Forwards, qemu.Forward(f))
 			}

@@ -122,6 +122,9 @@ func (p Plan) Shell() (string, error) {
 			fmt.Fprintln(&b, shellquote.Join(command...))
 		}
 	}
+	for _, r := range p.Network.Relays {
+		fmt.Fprintf(&b, "# not in this script, because vmentry does it: %s\n", r)
+	}
 	lines := commandLines(append([]string{p.QEMU.Path}, p.Machine.Unsupervised().Args()...))
 	b.WriteString(strings.Join(lines, " \\\n  ") + "\n)\n")
 	return b.String(), nil

@@ -16,7 +16,6 @@ func notYet(c Config) []later {
 		{"VM_NETWORK", "{passt}, {nat}", "write user, bridge or none", mode, string(c.Network)},
 		{"VM_IMAGE", "a URL", "write a path", c.Image.Kind == ImageURL, c.Image.String()},
 		{"VM_IMAGE_SHA256", "", "leave it out", c.ImageSHA256 != "", string(c.ImageSHA256)},
-		{"HOSTFWD", "an IPv6 address", "write IPv4 addresses", hasIPv6(c.Forwards), ""},
 		{"VM_DISK_MODE", "{copy}, {direct}", "write overlay", c.DiskMode == DiskCopy || c.DiskMode == DiskDirect, string(c.DiskMode)},
 		{"VM_DISK_ON_NEW_IMAGE", "{recreate}", "write refuse", c.DiskOnNewImage == OnNewImageRecreate, string(c.DiskOnNewImage)},
 		{"VM_DISKS", "", "leave it out", len(c.Disks) > 0, ""},

@@ -40,6 +40,8 @@ type Input struct {
 	Interfaces []string // the pod's interfaces that the guest gets, in order; nil: the mode's default
 	DHCP       bool     // vmentry tells the guest its addresses
 	Pod        Pod
+
+	Unsupervised bool // vmentry does not stay beside QEMU
 }
 
 // Plan is how the guest will be connected.
@@ -47,6 +49,7 @@ type Plan struct {
 	Mode     Mode
 	NICs     []NIC
 	Bridges  []BridgePlan `json:",omitempty"` // one for each card in bridge mode
+	Relays   []Relay      `json:",omitempty"`
 	Release  bool         `json:",omitempty"` // an earlier start gave the pod's addresses to a guest: the pod takes them back first
 	Warnings []string     `json:",omitempty"`
 }
@@ -56,6 +59,7 @@ type NIC struct {
 	Model    string
 	MAC      net.HardwareAddr
 	HostName string
+	IPv4Only bool `json:",omitempty"` // user mode: the guest is offered no IPv6, because it would lead nowhere
 	Forwards []Forward
 	MTU      int  `json:",omitempty"` // bytes, as the card tells it to the guest; 0: the card says nothing
 	Tap      *Tap `json:",omitempty"` // nil: QEMU's user network
@@ -101,6 +105,14 @@ func MAC(identity string) net.HardwareAddr {
 	return net.HardwareAddr{0x52, sum[0], sum[1], sum[2], sum[3], sum[4]}
 }
 
+// mac is the address of the guest's first card.
+func (in Input) mac() net.HardwareAddr {
+	if in.MAC != nil {
+		return in.MAC
+	}
+	return MAC(in.Identity)
+}
+
 // Lines prints the plan for people.
 func (p Plan) Lines() []string {
 	var lines []string
@@ -113,7 +125,7 @@ func (p Plan) Lines() []string {
 	for i, n := range p.NICs {
 		lines = append(lines, fmt.Sprintf("%s: one %s card, %s", p.Mode, n.Model, n.MAC))
 		if p.Mode == User {
-			lines = append(lines, forwardLines(n.Forwards)...)
+			lines = append(lines, forwardLines(n.Forwards, p.Relays)...)
 		}
 		if i < len(p.Bridges) {
 			lines = append(lines, p.Bridges[i].lines(n)...)
@@ -125,20 +137,26 @@ func (p Plan) Lines() []string {
 	return lines
 }
 
-func forwardLines(forwards []Forward) []string {
-	if len(forwards) == 0 {
+func forwardLines(forwards []Forward, relays []Relay) []string {
+	if len(forwards)+len(relays) == 0 {
 		return []string{"no port of the pod leads to the guest"}
 	}
 	var lines []string
 	for _, f := range forwards {
 		lines = append(lines, f.String())
 	}
+	for _, r := range relays {
+		lines = append(lines, r.String())
+	}
 	return lines
 }
 
 func (f Forward) String() string {
 	host, guest := "*", "guest"
-	if f.HostIP.IsValid() {
+	switch {
+	case f.HostIP.Is6():
+		host = "[" + f.HostIP.String() + "]"
+	case f.HostIP.IsValid():
 		host = f.HostIP.String()
 	}
 	if f.GuestIP.IsValid() {

@@ -36,10 +36,10 @@ func TestMakePlan(t *testing.T) {
 	}{
 		{"none", Input{Mode: None, NICModel: "virtio"}, Plan{Mode: None}, []string{"none: the guest has no network card"}},
 		{"user", Input{Mode: User, HostName: "vm", Identity: "mine", NICModel: "virtio", Forwards: forwards},
-			Plan{Mode: User, NICs: []NIC{{Model: "virtio", MAC: own, HostName: "vm", Forwards: forwards}}},
+			Plan{Mode: User, NICs: []NIC{{Model: "virtio", MAC: own, HostName: "vm", IPv4Only: true, Forwards: forwards}}},
 			[]string{"user: one virtio card, " + own.String(), "tcp *:2222 → guest:22", "udp 127.0.0.1:53 → guest:53"}},
 		{"user with a MAC of the user's, no ports", Input{Mode: User, Identity: "other", MAC: own, NICModel: "e1000"},
-			Plan{Mode: User, NICs: []NIC{{Model: "e1000", MAC: own}}},
+			Plan{Mode: User, NICs: []NIC{{Model: "e1000", MAC: own, IPv4Only: true}}},
 			[]string{"user: one e1000 card, " + own.String(), "no port of the pod leads to the guest"}},
 	}
 	for _, tt := range tests {

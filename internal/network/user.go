@@ -1,16 +1,19 @@
 package network
 
 // userPlan is QEMU's user-mode network: QEMU itself answers the guest's DHCP and forwards the ports. It needs nothing
-// of the pod, so there is nothing to inspect and nothing to apply.
+// of the pod, so there is nothing to apply.
 func userPlan(in Input) Plan {
-	mac := in.MAC
-	if mac == nil {
-		mac = MAC(in.Identity)
-	}
-	return Plan{Mode: User, NICs: []NIC{{
+	qemu, relayed := relays(in)
+	p := Plan{Mode: User, Relays: relayed, NICs: []NIC{{
 		Model:    in.NICModel,
-		MAC:      mac,
+		MAC:      in.mac(),
 		HostName: in.HostName,
-		Forwards: in.Forwards,
+		IPv4Only: !in.Pod.hasIPv6(),
+		Forwards: qemu,
 	}}}
+	if in.Unsupervised && len(relayed) > 0 {
+		p.Relays = nil
+		p.warn("the ports of HOSTFWD can be reached by IPv4 alone: with VM_SUPERVISE=false nobody relays IPv6")
+	}
+	return p
 }

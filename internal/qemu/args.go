@@ -247,7 +247,7 @@ func (n NIC) backend(id string) string {
 		return options("tap", net)
 	}
 	if u := n.User; u != nil {
-		net = append(net, when(u.HostName != "", "hostname", u.HostName))
+		net = append(net, when(u.HostName != "", "hostname", u.HostName), when(u.IPv4Only, "ipv6", "off"))
 		for _, f := range u.Forwards {
 			net = append(net, kv{"hostfwd", f.String()})
 		}

@@ -78,6 +78,7 @@ func TestArgs(t *testing.T) {
 		{"sata-pc", func(m *Machine) { m.Type, m.Disks[0].Bus, m.Disks[1].Bus = "pc", SATA, SATA }},
 		{"nvme", func(m *Machine) { m.Disks[0].Bus, m.Disks[0].Serial, m.Disks[1].Bus = NVMe, "disk", NVMe }},
 		{"comma-in-path", func(m *Machine) { m.Disks[0].Path = "/data/a,b=c/overlay.qcow2" }},
+		{"ipv4-only", func(m *Machine) { m.NICs[0].User.IPv4Only = true }},
 		{"e1000", func(m *Machine) { m.NICs[0].Model = "e1000" }},
 	}
 	for _, tt := range tests {

@@ -119,6 +119,7 @@ type Tap struct {
 // UserNet is QEMU's built-in user-mode network (slirp).
 type UserNet struct {
 	HostName string // given to the guest by DHCP
+	IPv4Only bool   // without it the guest is offered IPv6 as well
 	Forwards []Forward
 }
 
