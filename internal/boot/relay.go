@@ -58,16 +58,23 @@ func whyNotBound(err error) string {
 func (r *relays) serve(ctx context.Context, monitor *qemu.Monitor, log *slog.Logger) error {
 	background, end := context.WithCancel(context.Background())
 	r.end = end
+	added := map[network.Forward]netip.AddrPort{} // one for all that lead to the same port of the guest
 	for _, b := range r.bound {
 		through := b.Through
-		if through == 0 {
-			var err error
-			if through, err = addForward(ctx, monitor, b.Forward); err != nil {
-				return fail(supervise.Software, "HOSTFWD: %s: %w", b.Forward, err)
+		if !through.IsValid() {
+			leads := b.Forward
+			leads.HostIP, leads.HostPort = loopback, 0
+			if !added[leads].IsValid() {
+				at, err := addForward(ctx, monitor, leads)
+				if err != nil {
+					return fail(supervise.Software, "HOSTFWD: %s: %w", b.Forward, err)
+				}
+				added[leads] = at
 			}
+			through = added[leads]
 		}
-		log.Debug("relay", "from", b.Addr().String(), "proto", b.Proto, "through", through)
-		r.serving.Go(func() { b.Serve(background, netip.AddrPortFrom(loopback, through), log) })
+		log.Debug("relay", "from", b.Addr().String(), "proto", b.Proto, "through", through.String())
+		r.serving.Go(func() { b.Serve(background, through, log) })
 	}
 	return nil
 }
@@ -83,20 +90,19 @@ func (r *relays) close() {
 	r.serving.Wait()
 }
 
-// addForward gives QEMU a forward to the guest's port on a port of loopback that is free. Another process may take the port
+// addForward gives QEMU the forward f, on a port of loopback that is free. Another process may take the port
 // before QEMU does, so a refusal is not the end.
-func addForward(ctx context.Context, monitor *qemu.Monitor, f network.Forward) (port uint16, err error) {
+func addForward(ctx context.Context, monitor *qemu.Monitor, f network.Forward) (at netip.AddrPort, err error) {
 	const tries = 10
 	for range tries {
-		if port, err = freePort(f.Proto); err != nil {
-			return 0, err
+		if f.HostPort, err = freePort(f.Proto); err != nil {
+			return at, err
 		}
-		f.HostIP, f.HostPort = loopback, port
 		if err = monitor.AddForward(ctx, netdev, qemu.Forward(f)); err == nil {
-			return port, nil
+			return netip.AddrPortFrom(f.HostIP, f.HostPort), nil
 		}
 	}
-	return 0, err
+	return at, err
 }
 
 // freePort is a port of the loopback address that nobody has, for "tcp" or "udp".

@@ -4,8 +4,8 @@ import "net/netip"
 
 // Relay is a port on IPv6 that vmentry carries to the guest, because QEMU's user network forwards IPv4 alone.
 type Relay struct {
-	Forward        // with an IPv6 address as HostIP
-	Through uint16 // the port of 127.0.0.1 that QEMU forwards to the same port of the guest; 0: QEMU gets one when it runs
+	Forward                // with an IPv6 address as HostIP
+	Through netip.AddrPort // where QEMU forwards IPv4 to the same port of the guest; the zero value: QEMU gets a forward when it runs
 }
 
 func (r Relay) String() string { return r.Forward.String() + ", relayed by vmentry" }
@@ -27,17 +27,33 @@ func (p Pod) hasIPv6() bool {
 // the pod has IPv6.
 func relays(in Input) (qemu []Forward, relayed []Relay) {
 	for _, f := range in.Forwards {
-		switch {
-		case f.HostIP.Is6():
-			relayed = append(relayed, Relay{Forward: f})
-		case !f.HostIP.IsValid() && in.Pod.hasIPv6():
-			r := Relay{Forward: f, Through: f.HostPort}
-			r.HostIP = netip.IPv6Unspecified()
-			relayed = append(relayed, r)
-			fallthrough
-		default:
+		if !f.HostIP.Is6() {
 			qemu = append(qemu, f)
 		}
 	}
+	for _, f := range in.Forwards {
+		r := Relay{f, through(qemu, f)}
+		if !f.HostIP.IsValid() && in.Pod.hasIPv6() {
+			r.HostIP = netip.IPv6Unspecified()
+		}
+		if r.HostIP.Is6() {
+			relayed = append(relayed, r)
+		}
+	}
 	return qemu, relayed
+}
+
+// through finds a forward of QEMU's that leads where f does. A second one would not do: of two for the same UDP port of the
+// guest, QEMU sends all answers through one (libslirp finds the socket by the guest's address alone).
+func through(qemu []Forward, f Forward) netip.AddrPort {
+	for _, q := range qemu {
+		if q.Proto != f.Proto || q.GuestIP != f.GuestIP || q.GuestPort != f.GuestPort {
+			continue
+		}
+		if !q.HostIP.IsValid() || q.HostIP.IsUnspecified() {
+			q.HostIP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		return netip.AddrPortFrom(q.HostIP, q.HostPort)
+	}
+	return netip.AddrPort{}
 }

@@ -33,6 +33,7 @@ func TestUserPlanIPv6(t *testing.T) {
 	everywhere := Forward{Proto: "tcp", HostPort: 2222, GuestPort: 22}
 	four := Forward{Proto: "udp", HostIP: netip.MustParseAddr("0.0.0.0"), HostPort: 53, GuestPort: 53}
 	six := Forward{Proto: "tcp", HostIP: netip.IPv6Loopback(), HostPort: 80, GuestPort: 8080}
+	sixToo := Forward{Proto: "udp", HostIP: netip.IPv6Loopback(), HostPort: 5353, GuestPort: 53} // where four leads
 	alsoSix := everywhere
 	alsoSix.HostIP = netip.IPv6Unspecified()
 	tests := []struct {
@@ -44,10 +45,13 @@ func TestUserPlanIPv6(t *testing.T) {
 		warnings     int
 		lines        []string
 	}{
-		{"without IPv6 in the pod", false, false, []Forward{everywhere, four}, []Relay{{six, 0}}, 0,
-			[]string{"tcp *:2222 → guest:22", "udp 0.0.0.0:53 → guest:53", "tcp [::1]:80 → guest:8080, relayed by vmentry"}},
-		{"with", true, false, []Forward{everywhere, four}, []Relay{{alsoSix, 2222}, {six, 0}}, 0,
-			[]string{"tcp *:2222 → guest:22", "udp 0.0.0.0:53 → guest:53", "tcp [::]:2222 → guest:22, relayed by vmentry", "tcp [::1]:80 → guest:8080, relayed by vmentry"}},
+		{"without IPv6 in the pod", false, false, []Forward{everywhere, four},
+			[]Relay{{six, netip.AddrPort{}}, {sixToo, netip.MustParseAddrPort("127.0.0.1:53")}}, 0,
+			[]string{"tcp *:2222 → guest:22", "udp 0.0.0.0:53 → guest:53", "tcp [::1]:80 → guest:8080, relayed by vmentry", "udp [::1]:5353 → guest:53, relayed by vmentry"}},
+		{"with", true, false, []Forward{everywhere, four},
+			[]Relay{{alsoSix, netip.MustParseAddrPort("127.0.0.1:2222")}, {six, netip.AddrPort{}}, {sixToo, netip.MustParseAddrPort("127.0.0.1:53")}}, 0,
+			[]string{"tcp *:2222 → guest:22", "udp 0.0.0.0:53 → guest:53", "tcp [::]:2222 → guest:22, relayed by vmentry",
+				"tcp [::1]:80 → guest:8080, relayed by vmentry", "udp [::1]:5353 → guest:53, relayed by vmentry"}},
 		{"without vmentry", true, true, []Forward{everywhere, four}, nil, 1, []string{"tcp *:2222 → guest:22", "udp 0.0.0.0:53 → guest:53",
 			"warning: the ports of HOSTFWD can be reached by IPv4 alone: with VM_SUPERVISE=false nobody relays IPv6"}},
 	}
@@ -57,11 +61,11 @@ func TestUserPlanIPv6(t *testing.T) {
 			if tt.ipv6 {
 				pod = podWith("10.0.0.1/24", "fd00::1/64")
 			}
-			p, err := MakePlan(Input{Mode: User, NICModel: "virtio", Pod: pod, Unsupervised: tt.unsupervised, Forwards: []Forward{everywhere, four, six}})
+			p, err := MakePlan(Input{Mode: User, NICModel: "virtio", Pod: pod, Unsupervised: tt.unsupervised, Forwards: []Forward{everywhere, four, six, sixToo}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			comparable := cmpopts.EquateComparable(netip.Addr{})
+			comparable := cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})
 			if diff := cmp.Diff(tt.qemu, p.NICs[0].Forwards, comparable); diff != "" {
 				t.Error(diff)
 			}

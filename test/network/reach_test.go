@@ -17,8 +17,13 @@ import (
 // converse connects from a namespace to the guest's service, and checks that it sends back what it gets. It returns the address
 // that the guest saw the connection come from.
 func converse(space pod.Space, guest netip.Addr) (from netip.Addr, err error) {
+	return converseAt(space, netip.AddrPortFrom(guest, servicePort))
+}
+
+// converseAt is [converse] where the service is at another address or port.
+func converseAt(space pod.Space, at netip.AddrPort) (from netip.Addr, err error) {
 	err = space.Do(func() error {
-		conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(guest, servicePort).String(), transcript.Patience)
+		conn, err := net.DialTimeout("tcp", at.String(), transcript.Patience)
 		if err != nil {
 			return err
 		}
@@ -47,8 +52,14 @@ func converse(space pod.Space, guest netip.Addr) (from netip.Addr, err error) {
 // datagram sends a datagram to the guest's service until it comes back: UDP may lose one.
 func datagram(t *testing.T, space pod.Space, guest netip.Addr) {
 	t.Helper()
+	datagramAt(t, space, netip.AddrPortFrom(guest, servicePort))
+}
+
+// datagramAt is [datagram] where the service is at another address or port.
+func datagramAt(t *testing.T, space pod.Space, at netip.AddrPort) {
+	t.Helper()
 	err := space.Do(func() error {
-		conn, err := net.Dial("udp", netip.AddrPortFrom(guest, servicePort).String())
+		conn, err := net.Dial("udp", at.String())
 		if err != nil {
 			return err
 		}
@@ -66,7 +77,7 @@ func datagram(t *testing.T, space pod.Space, guest netip.Addr) {
 		return err
 	})
 	if err != nil {
-		t.Errorf("a datagram to the guest's %s: %v", guest, err)
+		t.Errorf("a datagram to the guest's %s: %v", at, err)
 	}
 }
 
