@@ -12,7 +12,7 @@ SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh $(wil
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest tinyguest image run stop test test-container bench fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build guest tinyguest passt image run stop test test-container bench fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,9 @@ guest: ## the Debian guest's disk: .cache/debian/disk.qcow2 (root)
 tinyguest: ## kernel and initramfs of the tests' tiny guest: .cache/tinyguest
 	test/tinyguest/cached.sh >/dev/null
 	FLAVOUR=amd64 test/tinyguest/cached.sh >/dev/null
+
+passt: ## the passt that tests use, Debian 13's: .cache/passt
+	test/passt/cached.sh >/dev/null
 
 image: build ## container images vmentry:latest and vmentry/debian:latest
 	images/build all

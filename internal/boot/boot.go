@@ -16,6 +16,7 @@ import (
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/console"
 	"github.com/vmentry/vmentry/internal/disk"
+	"github.com/vmentry/vmentry/internal/network"
 	"github.com/vmentry/vmentry/internal/provision"
 	"github.com/vmentry/vmentry/internal/status"
 	"github.com/vmentry/vmentry/internal/supervise"
@@ -152,6 +153,7 @@ func (p Plan) apply(ctx context.Context, log *slog.Logger, milestones *status.Mi
 var runFiles = []string{
 	provision.IgnitionFile, provision.FWCfgFile, provision.SeedFile, // these hold secrets
 	qmpSocket, statusSocket, probeSocket, consoleSocket, agentSocket, exitSocket,
+	network.PasstSocket, network.PasstPIDFile, watcher, prober,
 }
 
 // makeRunDir makes the run directory, takes it for this start alone, and clears it of what a start that was killed has left
@@ -217,8 +219,14 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 	if err != nil {
 		return supervise.End{}, err
 	}
+	reaper := supervise.NewReaper()
+	helper, err := p.startHelper(ctx, reaper, log)
+	if err != nil {
+		return supervise.End{}, err
+	}
+	defer helper.close()
 	milestones.Reach(status.NetworkReady, "mode", string(p.Network.Mode))
-	v, monitor, err := start(ctx, p, streams, append(joined.Files(), keep...), log, milestones)
+	v, monitor, err := start(ctx, p, reaper, helper, streams, append(joined.Files(), keep...), log, milestones)
 	if err != nil {
 		return supervise.End{}, err
 	}

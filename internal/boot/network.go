@@ -34,6 +34,11 @@ func planNetwork(cfg config.Config, hostName, identity string, cpus int, mistake
 		in.Forwards = append(in.Forwards, network.Forward(f))
 	}
 	var err error
+	if in.Mode == network.Passt {
+		if err = passtInput(&in, cfg); err != nil {
+			return network.Plan{}, err
+		}
+	}
 	if in.Pod, err = network.Inspect(resolvConf); err != nil && in.Mode != network.User && in.Mode != network.None {
 		return network.Plan{}, fail(supervise.Unavailable, "the pod's network cannot be read: %w", err)
 	}
@@ -111,12 +116,15 @@ func nics(plan network.Plan) []qemu.NIC {
 	}
 	for _, n := range plan.NICs {
 		nic := qemu.NIC{Model: n.Model, MAC: n.MAC, MTU: n.MTU}
-		if n.Tap == nil {
+		switch {
+		case n.Socket != "":
+			nic.Stream = &qemu.Stream{Path: n.Socket}
+		case n.Tap == nil:
 			nic.User = &qemu.UserNet{HostName: n.HostName, IPv4Only: n.IPv4Only}
 			for _, f := range n.Forwards {
 				nic.User.Forwards = append(nic.User.Forwards, qemu.Forward(f))
 			}
-		} else {
+		default:
 			nic.Tap = &qemu.Tap{FDs: take(n.Tap.Queues)}
 			if n.Tap.Vhost {
 				nic.Tap.VhostFDs = take(n.Tap.Queues)
@@ -131,6 +139,9 @@ func nics(plan network.Plan) []qemu.NIC {
 func readiness(cfg config.Config, plan *network.Plan) status.Condition {
 	if cfg.Ready.Kind != config.ReadyTCP {
 		return status.Condition{}
+	}
+	if plan.Helper != nil {
+		return throughHelper(cfg.Ready.Port, plan)
 	}
 	if len(plan.Bridges) == 0 {
 		return status.Condition{Port: cfg.Ready.Port}

@@ -36,7 +36,7 @@ func ProbeReady(ctx context.Context) (bool, string) {
 		return false, err.Error()
 	}
 	defer m.Close()
-	return facts.Ready.Check(ctx, guest{m})
+	return facts.Ready.Check(ctx, asked(facts.Ready, m, runDir, prober))
 }
 
 // Press presses a button of the VM of the run directory: "powerdown", "reset", "pause" or "resume".

@@ -32,6 +32,9 @@ func (p Plan) Text() (string, error) {
 	section("Guest's configuration", p.provisioning()...)
 	section("Disk", strings.Split(strings.TrimRight(p.Disk.String(), "\n"), "\n")...)
 	section("Network", p.Network.Lines()...)
+	if h := p.Network.Helper; h != nil {
+		section(h.Name, commandLines(append([]string{h.Path}, h.Args...))...)
+	}
 	section(fmt.Sprintf("QEMU %s", p.QEMU.Version), commandLines(append([]string{p.QEMU.Path}, p.Machine.Args()...))...)
 	return strings.TrimRight(b.String(), "\n") + "\n", nil
 }
@@ -121,6 +124,9 @@ func (p Plan) Shell() (string, error) {
 		for _, command := range step.Commands {
 			fmt.Fprintln(&b, shellquote.Join(command...))
 		}
+	}
+	if h := p.Network.Helper; h != nil {
+		b.WriteString(strings.Join(commandLines(h.Unsupervised()), " \\\n  ") + "\n")
 	}
 	for _, r := range p.Network.Relays {
 		fmt.Fprintf(&b, "# not in this script, because vmentry does it: %s\n", r)

@@ -38,6 +38,7 @@ type vm struct {
 	log        *slog.Logger
 	milestones *status.Milestones
 	process    *supervise.Process
+	helper     *helper // nil if it needs none
 	stderr     *lastWords
 	readers    sync.WaitGroup // end with QEMU
 
@@ -47,13 +48,13 @@ type vm struct {
 }
 
 // start starts QEMU, with its guest paused, and connects to it. When it fails nothing of it is left.
-func start(ctx context.Context, plan Plan, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (*vm, *qemu.Monitor, error) {
+func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helper *helper, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (*vm, *qemu.Monitor, error) {
 	stderr, qemuStderr, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	v := &vm{plan: plan, log: log, milestones: milestones, stderr: &lastWords{log: log}, port: exitPort{uefi: plan.flash.code != ""}}
-	v.process, err = supervise.NewReaper().Start(supervise.Command{
+	v := &vm{plan: plan, log: log, milestones: milestones, helper: helper, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}}
+	v.process, err = reaper.Start(supervise.Command{
 		Path:   plan.QEMU.Path,
 		Args:   plan.Machine.Args(),
 		Env:    plan.Environ,
@@ -70,6 +71,9 @@ func start(ctx context.Context, plan Plan, streams Streams, keep []*os.File, log
 	monitor, err := v.connect(ctx, streams)
 	if err != nil {
 		v.abandon()
+		if helper.gone() {
+			return nil, nil, stopped(ctx, helper.failure())
+		}
 		return nil, nil, stopped(ctx, fail(supervise.Software, "QEMU could not be started: %s", v.stderr.or(err)))
 	}
 	return v, monitor, nil
@@ -218,15 +222,10 @@ func (v *vm) supervise(signals <-chan os.Signal, panel supervise.Panel) supervis
 	go v.watchReady(watch)
 	select {
 	case <-v.process.Done():
+	case <-v.helper.Done():
+		v.outliveHelper(signals, panel)
 	case s := <-signals:
-		v.mu.Lock()
-		v.end.Stopped = true
-		v.mu.Unlock()
-		ladder := supervise.Ladder{Timeout: v.plan.Config.ShutdownTimeout, Press: pressAgain, Flush: flushDisks, Answer: qmpAnswer, Log: v.log}
-		forced := ladder.Descend(v.process, panel, s, signals)
-		v.mu.Lock()
-		v.end.Forced = forced
-		v.mu.Unlock()
+		v.stop(s, signals, panel)
 	}
 	v.finish()
 	v.mu.Lock()
@@ -234,6 +233,53 @@ func (v *vm) supervise(signals <-chan os.Signal, panel supervise.Panel) supervis
 	v.end.Status = v.process.Status()
 	v.end.Job = v.end.Job || v.port.isJob()
 	return v.end
+}
+
+// stop brings the VM down because of the signal s.
+func (v *vm) stop(s os.Signal, signals <-chan os.Signal, panel supervise.Panel) {
+	v.mu.Lock()
+	v.end.Stopped = true
+	v.mu.Unlock()
+	v.descend(s, signals, panel)
+}
+
+// outliveHelper stays with a VM whose helper has ended: for a while, because a helper ends when QEMU lets go of it, a moment
+// before QEMU's own end; then it brings the VM down.
+func (v *vm) outliveHelper(signals <-chan os.Signal, panel supervise.Panel) {
+	select {
+	case <-v.process.Done():
+		return
+	case s := <-signals:
+		v.stop(s, signals, panel)
+		return
+	case <-time.After(lastReads):
+	}
+	reason := v.helper.failure().Error()
+	v.mu.Lock()
+	ending := v.end.Shutdown != ""
+	if !ending {
+		v.end.Lost = reason
+	}
+	v.mu.Unlock()
+	if !ending {
+		v.log.Error(reason)
+		v.descend(nil, signals, panel)
+		return
+	}
+	select { // QEMU takes its time over its disks
+	case <-v.process.Done():
+	case s := <-signals:
+		v.stop(s, signals, panel)
+	}
+}
+
+// descend brings the VM down by the ladder; first is nil if no signal is the reason.
+func (v *vm) descend(first os.Signal, signals <-chan os.Signal, panel supervise.Panel) {
+	ladder := supervise.Ladder{Timeout: v.plan.Config.ShutdownTimeout, Press: pressAgain, Flush: flushDisks, Answer: qmpAnswer, Log: v.log}
+	forced := ladder.Descend(v.process, panel, first, signals)
+	v.mu.Lock()
+	v.end.Forced = forced
+	v.mu.Unlock()
 }
 
 // watchReady asks until the guest is ready, less and less often.
@@ -248,7 +294,7 @@ func (v *vm) watchReady(ctx context.Context) {
 	last := ""
 	for wait := pause; ; wait = min(wait*5/4, longest) {
 		ask, cancel := context.WithTimeout(ctx, ProbeTimeout)
-		ready, reason := v.plan.Ready.Check(ask, guest{m})
+		ready, reason := v.plan.Ready.Check(ask, asked(v.plan.Ready, m, v.plan.Config.RunDir, watcher))
 		cancel()
 		if ready {
 			v.milestones.Reach(status.Ready, "because", reason)
@@ -266,25 +312,36 @@ func (v *vm) watchReady(ctx context.Context) {
 	}
 }
 
-// lastWords logs what QEMU writes to standard error and remembers the end of it.
+// lastWords logs what QEMU or a helper writes to standard error and remembers the end of it.
 type lastWords struct {
 	log  *slog.Logger
-	mu   sync.Mutex
-	last string
+	name string // whose they are
+
+	mu    sync.Mutex
+	level slog.Level // at which they are logged
+	last  string
 }
 
 func (w *lastWords) read(r io.ReadCloser) {
 	defer r.Close()
 	for lines := bufio.NewScanner(r); lines.Scan(); {
-		w.log.Warn("QEMU says", "text", lines.Text())
 		w.mu.Lock()
 		w.last = lines.Text()
+		level := w.level
 		w.mu.Unlock()
+		w.log.Log(context.Background(), level, w.name+" says", "text", lines.Text())
 	}
-	io.Copy(io.Discard, r) // a line too long must not block QEMU
+	io.Copy(io.Discard, r) // a line too long must not block the writer
 }
 
-// or is QEMU's last word, or err where it had none.
+// begin forgets what was said so far, and has the rest logged at a level.
+func (w *lastWords) begin(level slog.Level) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.level, w.last = level, ""
+}
+
+// or is the last word, or err where there was none.
 func (w *lastWords) or(err error) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

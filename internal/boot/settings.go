@@ -137,8 +137,14 @@ const (
 
 func (s *settings) chooseMemory(cfg config.Config, host Host, mistakes *config.Mistakes) {
 	limit := host.Limits.Memory
-	most := qemu.MemoryWithin(s.accel, limit, s.cpus)
-	need := func(memory int64) config.Bytes { return config.Bytes(qemu.Overhead(s.accel, memory, s.cpus)) }
+	beside, who := passtMemory(cfg), "QEMU itself"
+	if beside > 0 {
+		who = "QEMU and passt"
+	}
+	most := qemu.MemoryWithin(s.accel, max(limit-beside, 0), s.cpus)
+	need := func(memory int64) config.Bytes {
+		return config.Bytes(qemu.Overhead(s.accel, memory, s.cpus) + beside)
+	}
 	switch {
 	case mistakes.Has("VM_MEMORY"):
 	case cfg.Memory > 0:
@@ -146,8 +152,8 @@ func (s *settings) chooseMemory(cfg config.Config, host Host, mistakes *config.M
 		s.note("memory", cfg.Memory.String(), "VM_MEMORY")
 		if limit > 0 && s.memory > most {
 			*mistakes = append(*mistakes, config.Mistake{Variable: "VM_MEMORY", Value: cfg.Memory.String(), Problem: fmt.Sprintf(
-				"the container's memory limit is %s and QEMU itself needs %s beside that much: it would be killed when the guest uses its memory; at most %s, or raise the limit",
-				config.Bytes(limit), need(s.memory), config.Bytes(most))})
+				"the container's memory limit is %s, of which %s must be left for %s: it would be killed when the guest uses its memory; at most %s, or raise the limit",
+				config.Bytes(limit), need(s.memory), who, config.Bytes(most))})
 		}
 	case limit > 0 && most < leastMemory:
 		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_MEMORY", Problem: fmt.Sprintf(
@@ -155,7 +161,7 @@ func (s *settings) chooseMemory(cfg config.Config, host Host, mistakes *config.M
 			config.Bytes(limit), config.Bytes(most), config.Bytes(leastMemory)+need(leastMemory))})
 	case limit > 0 && most < defaultMemory:
 		s.memory = most
-		s.note("memory", config.Bytes(most).String(), fmt.Sprintf("the container's limit of %s, less %s for QEMU itself", config.Bytes(limit), need(most)))
+		s.note("memory", config.Bytes(most).String(), fmt.Sprintf("the container's limit of %s, less %s for %s", config.Bytes(limit), need(most), who))
 	default:
 		s.memory = defaultMemory
 		s.note("memory", config.Bytes(s.memory).String(), "the default")

@@ -58,7 +58,7 @@ type raw struct {
 
 	Network    string `envconfig:"VM_NETWORK" group:"Network" unset:"{user}" meaning:"How the guest is connected: {user}, {passt}, {nat}, {bridge}, {none}"`
 	RancherVM  string `envconfig:"RANCHER_VM" meaning:"{true}: the default of {VM_NETWORK} is {bridge}. A volume at {/ranchervm} is accepted and not used"`
-	HostFwd    string `envconfig:"HOSTFWD" unset:"{2222:22} in {user} mode" meaning:"Ports of the container that lead into the guest, comma-separated: {2222:22}, {8443:443/tcp}, {53:53/udp}, {127.0.0.1:2222:22}, {[::1]:2222:22}; QEMU's own words {hostfwd=tcp::2222-:22}; or {none}. For the modes {user}, {passt} and {nat}"`
+	HostFwd    string `envconfig:"HOSTFWD" unset:"{2222:22} in {user} mode, all ports in {passt} mode" meaning:"Ports of the container that lead into the guest, comma-separated: {2222:22}, {8443:443/tcp}, {53:53/udp}, {127.0.0.1:2222:22}, {[::1]:2222:22}; QEMU's own words {hostfwd=tcp::2222-:22}; or {none}. For the modes {user}, {passt} and {nat}"`
 	DHCP       string `envconfig:"VM_DHCP" preset:"true" meaning:"Serve the guest its address in {bridge} and {nat} mode. {false}: the guest is configured by its own files, or by a DHCP server on the network"`
 	NoDHCP     string `envconfig:"NO_DHCP" meaning:"Set to anything: the old spelling of {VM_DHCP=false}"`
 	NICModel   string `envconfig:"VM_NIC_MODEL" preset:"virtio" meaning:"Network card: {virtio}, {e1000}, {e1000e}, {rtl8139}, {vmxnet3}"`

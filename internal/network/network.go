@@ -15,6 +15,7 @@ type Mode string
 // The modes.
 const (
 	User   Mode = "user"   // QEMU's own user network: no privilege, and only forwarded ports reach the guest
+	Passt  Mode = "passt"  // the guest shares the pod's addresses: passt makes sockets of the pod from the guest's traffic
 	Bridge Mode = "bridge" // the guest takes the pod's addresses
 	None   Mode = "none"   // not at all
 )
@@ -42,6 +43,13 @@ type Input struct {
 	Pod        Pod
 
 	Unsupervised bool // vmentry does not stay beside QEMU
+
+	// For passt alone.
+	Passt    PasstProgram
+	AllPorts bool     // every port of the pod is the guest's, and not those of Forwards
+	Own      []uint16 // but for these TCP ports, which vmentry serves
+	RunDir   string
+	Root     bool // vmentry runs as root
 }
 
 // Plan is how the guest will be connected.
@@ -50,6 +58,7 @@ type Plan struct {
 	NICs     []NIC
 	Bridges  []BridgePlan `json:",omitempty"` // one for each card in bridge mode
 	Relays   []Relay      `json:",omitempty"`
+	Helper   *Helper      `json:",omitempty"`
 	Release  bool         `json:",omitempty"` // an earlier start gave the pod's addresses to a guest: the pod takes them back first
 	Warnings []string     `json:",omitempty"`
 }
@@ -61,8 +70,10 @@ type NIC struct {
 	HostName string
 	IPv4Only bool `json:",omitempty"` // user mode: the guest is offered no IPv6, because it would lead nowhere
 	Forwards []Forward
-	MTU      int  `json:",omitempty"` // bytes, as the card tells it to the guest; 0: the card says nothing
-	Tap      *Tap `json:",omitempty"` // nil: QEMU's user network
+	AllPorts bool   `json:",omitempty"` // every port of the pod leads to the guest
+	MTU      int    `json:",omitempty"` // bytes, as the card tells it to the guest; 0: the card says nothing
+	Tap      *Tap   `json:",omitempty"` // with neither this nor the next: QEMU's user network
+	Socket   string `json:",omitempty"` // where a helper listens for QEMU
 }
 
 // Tap is the pod's end of a card.
@@ -80,6 +91,8 @@ func MakePlan(in Input) (Plan, error) {
 	switch in.Mode {
 	case User:
 		plan = userPlan(in)
+	case Passt:
+		plan, err = passtPlan(in)
 	case Bridge:
 		plan, err = bridgePlan(in)
 	}
@@ -124,7 +137,10 @@ func (p Plan) Lines() []string {
 	}
 	for i, n := range p.NICs {
 		lines = append(lines, fmt.Sprintf("%s: one %s card, %s", p.Mode, n.Model, n.MAC))
-		if p.Mode == User {
+		switch {
+		case n.AllPorts:
+			lines = append(lines, "every port of the pod that passt can have leads to the same port of the guest")
+		case n.Tap == nil:
 			lines = append(lines, forwardLines(n.Forwards, p.Relays)...)
 		}
 		if i < len(p.Bridges) {

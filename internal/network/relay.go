@@ -51,7 +51,7 @@ func through(qemu []Forward, f Forward) netip.AddrPort {
 			continue
 		}
 		if !q.HostIP.IsValid() || q.HostIP.IsUnspecified() {
-			q.HostIP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+			q.HostIP = loopback4
 		}
 		return netip.AddrPortFrom(q.HostIP, q.HostPort)
 	}

@@ -246,6 +246,9 @@ func (n NIC) backend(id string) string {
 		}
 		return options("tap", net)
 	}
+	if s := n.Stream; s != nil {
+		return options("stream", append(net, kv{"server", "off"}, kv{"addr.type", "unix"}, kv{"addr.path", s.Path}))
+	}
 	if u := n.User; u != nil {
 		net = append(net, when(u.HostName != "", "hostname", u.HostName), when(u.IPv4Only, "ipv6", "off"))
 		for _, f := range u.Forwards {

@@ -78,6 +78,7 @@ func TestArgs(t *testing.T) {
 		{"sata-pc", func(m *Machine) { m.Type, m.Disks[0].Bus, m.Disks[1].Bus = "pc", SATA, SATA }},
 		{"nvme", func(m *Machine) { m.Disks[0].Bus, m.Disks[0].Serial, m.Disks[1].Bus = NVMe, "disk", NVMe }},
 		{"comma-in-path", func(m *Machine) { m.Disks[0].Path = "/data/a,b=c/overlay.qcow2" }},
+		{"stream", func(m *Machine) { m.NICs[0].User, m.NICs[0].Stream = nil, &Stream{"/run/vmentry/passt.sock"} }},
 		{"ipv4-only", func(m *Machine) { m.NICs[0].User.IPv4Only = true }},
 		{"e1000", func(m *Machine) { m.NICs[0].Model = "e1000" }},
 	}
@@ -154,6 +155,7 @@ func TestCheck(t *testing.T) {
 		{"bad old", func(_ *Machine, c *Capabilities) { c.Version = Version{Major: 5, Minor: 2} }, []string{"QEMU 5.2.0 is too old"}},
 		{"bad module", func(m *Machine, _ *Capabilities) { m.NICs[0].Model = "vmxnet3" }, []string{`no device "vmxnet3"`}},
 		{"bad slirp", func(_ *Machine, c *Capabilities) { c.Netdevs = []string{"tap"} }, []string{`no network back-end "user"`}},
+		{"bad before streams", func(m *Machine, _ *Capabilities) { m.NICs[0].User, m.NICs[0].Stream = nil, &Stream{"/s"} }, []string{`no network back-end "stream"`}},
 		{"bad objects and age", func(m *Machine, c *Capabilities) { c.Objects = nil; c.Version.Major = 4 }, []string{"too old", `no object "rng-builtin"`}},
 	}
 	for _, tt := range tests {

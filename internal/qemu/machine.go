@@ -106,8 +106,11 @@ type NIC struct {
 	Model string // "virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"
 	MAC   net.HardwareAddr
 	MTU   int // bytes, as a virtio card tells it to the guest; 0: it says nothing
-	User  *UserNet
-	Tap   *Tap
+
+	// What it is connected to is one of these.
+	User   *UserNet
+	Tap    *Tap
+	Stream *Stream
 }
 
 // Tap is a tap device that QEMU finds opened.
@@ -115,6 +118,10 @@ type Tap struct {
 	FDs      []int // a descriptor for each queue
 	VhostFDs []int // as many of /dev/vhost-net; none: QEMU moves the frames itself
 }
+
+// Stream is a program that listens on a Unix socket for the guest's frames, each behind its length (QEMU's manual, -netdev stream; QEMU
+// has it since 7.2).
+type Stream struct{ Path string }
 
 // UserNet is QEMU's built-in user-mode network (slirp).
 type UserNet struct {

@@ -16,6 +16,9 @@ type Condition struct {
 	Port uint16
 	// Guest is the address at which the guest itself is reached; the zero value: only through QEMU.
 	Guest netip.Addr
+	// Through is a port that is forwarded to the guest's by somebody who may accept before the guest does; the zero value: the
+	// way is up to [Guest.Open].
+	Through netip.AddrPort
 }
 
 // Guest is what readiness asks of the VM.

@@ -36,6 +36,7 @@ type End struct {
 	Shutdown string             // the reason of the last SHUTDOWN event, or ""
 	Stopped  bool               // vmentry was asked to stop
 	Forced   string             // why vmentry ended QEMU without the guest's consent, or ""
+	Lost     string             // the helper that the VM could not go on without and that ended, with its reason, or ""
 	Job      bool               // the guest had opened its exit port
 	Chosen   *int               // the code that the guest chose, from 0 to 63
 }
@@ -43,6 +44,8 @@ type End struct {
 // Code is the exit code for e, and one line that explains it.
 func (e End) Code() (int, string) {
 	switch {
+	case e.Lost != "":
+		return Unavailable, "the VM was ended, because what it needs has: " + e.Lost
 	case e.Forced != "":
 		return ForcedOff, "the guest was forced off: " + e.Forced
 	case e.Status.Signaled():

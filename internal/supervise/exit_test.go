@@ -27,6 +27,8 @@ func TestCode(t *testing.T) {
 		{"too slow", End{Stopped: true, Forced: "too slow", Shutdown: "host-qmp-quit"}, 75, "too slow"},
 		{"too slow, and killed", End{Stopped: true, Forced: "too slow", Status: killed(syscall.SIGKILL)}, 75, "too slow"},
 		{"too slow after it chose", End{Forced: "too slow", Chosen: chosen(0)}, 75, "too slow"},
+		{"a helper has ended", End{Lost: "passt has ended", Shutdown: "guest-shutdown"}, 69, "passt has ended"},
+		{"a helper has ended, and the guest was too slow", End{Lost: "passt has ended", Forced: "too slow", Shutdown: "host-qmp-quit"}, 69, "passt has ended"},
 		{"panic", End{Shutdown: "guest-panic"}, 71, "panicked"},
 		{"panic of a job", End{Shutdown: "guest-panic", Job: true, Chosen: chosen(0)}, 71, "panicked"},
 		{"reboot", End{Shutdown: "guest-reset"}, 76, "VM_REBOOT"},

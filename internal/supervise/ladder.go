@@ -27,9 +27,13 @@ type Ladder struct {
 }
 
 // Descend brings vm down and returns when it has ended. It says whether the guest was forced off, and why; a second
-// SIGINT on signals is such a reason.
+// SIGINT on signals is such a reason. The first signal is nil where none is the reason to stop.
 func (l Ladder) Descend(vm *Process, panel Panel, first os.Signal, signals <-chan os.Signal) (forced string) {
-	l.Log.Info("stopping: pressing the guest's power button", "signal", Name(first), "timeout", l.Timeout)
+	log := l.Log
+	if first != nil {
+		log = log.With("signal", Name(first))
+	}
+	log.Info("stopping: pressing the guest's power button", "timeout", l.Timeout)
 	forced = l.press(vm, panel, first, signals)
 	if forced == "" {
 		return ""

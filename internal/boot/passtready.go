@@ -1,0 +1,83 @@
+package boot
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/vmentry/vmentry/internal/qemu"
+	"github.com/vmentry/vmentry/internal/status"
+)
+
+// Names of those who ask. Each has a QMP socket, which serves one of them at a time.
+const (
+	watcher = "ready-watch"
+	prober  = "ready-probe"
+)
+
+// asked is the guest in the way in which its readiness is asked for, by one of the above.
+func asked(ready status.Condition, m *qemu.Monitor, runDir, who string) status.Guest {
+	if ready.Through.IsValid() {
+		return forwarded{guest{m}, ready.Through, filepath.Join(runDir, who), who}
+	}
+	return guest{m}
+}
+
+// forwarded is a guest behind passt, which accepts a connection before the guest has, and cannot be asked whether the guest did
+// since. That is to be seen on the guest's card.
+type forwarded struct {
+	guest
+	through netip.AddrPort
+	pipe    string // path
+	id      string // of QEMU's object
+}
+
+// seenBytes are enough of a frame: Ethernet, IPv6 and TCP without options.
+const seenBytes = 14 + 60 + 20
+
+// Open has QEMU show the frames of the guest's card, through a pipe that ends with this process: a probe may be killed, and QEMU
+// must then not go on writing.
+func (f forwarded) Open(ctx context.Context, port uint16) (status.Way, error) {
+	f.RemoveObject(ctx, f.id) // of one that was killed
+	os.Remove(f.pipe)
+	if err := syscall.Mkfifo(f.pipe, 0o600); err != nil {
+		return nil, &os.PathError{Op: "mkfifo", Path: f.pipe, Err: err}
+	}
+	defer os.Remove(f.pipe)
+	pipe, err := os.OpenFile(f.pipe, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a reader that is there keeps QEMU from waiting for one
+	if err != nil {
+		return nil, err
+	}
+	if err := f.AddDump(ctx, f.id, netdev, f.pipe, seenBytes); err != nil {
+		pipe.Close()
+		return nil, err
+	}
+	w := &seen{forwarded: f, frames: pipe}
+	go qemu.ReadDump(pipe, func(frame []byte) bool {
+		if qemu.AcceptsTCP(frame, port) {
+			w.accepted.Store(true)
+		}
+		return false // to the end, because QEMU waits for a reader that does not read
+	})
+	return w, nil
+}
+
+// seen is a way to a guest whose card is looked at.
+type seen struct {
+	forwarded
+	frames   *os.File
+	accepted atomic.Bool
+}
+
+func (s *seen) Addr() netip.AddrPort                   { return s.through }
+func (s *seen) Accepted(context.Context) (bool, error) { return s.accepted.Load(), nil }
+
+func (s *seen) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), qmpAnswer)
+	defer cancel()
+	s.RemoveObject(ctx, s.id)
+	s.frames.Close()
+}
