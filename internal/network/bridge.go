@@ -98,16 +98,22 @@ func ours(name string) bool {
 // maxQueues is how many queues a card gets at most: more of them have to be served, and a guest's few processors gain nothing.
 const maxQueues = 8
 
-// minimumMTU6 is the least that a link must carry for IPv6 (RFC 8200, section 5).
-const minimumMTU6 = 1280
+// What a link must carry at least, in bytes, for IPv4 hosts (RFC 791, section 3.1) and for IPv6 (RFC 8200, section 5), and what a tap can at
+// most (drivers/net/tun.c: 65535 less an Ethernet header). Networks that are no wires (slirp4netns, passt) have more.
+const (
+	minimumMTU4 = 576
+	minimumMTU6 = 1280
+	maximumMTU  = 65521
+)
 
 func bridgePlan(in Input) (Plan, error) {
-	uplinks, err := uplinks(in)
+	plan := Plan{Mode: Bridge}
+	uplinks, err := plan.uplinks(in)
 	if err != nil {
 		return Plan{}, err
 	}
-	plan := Plan{Mode: Bridge}
 	for i, l := range uplinks {
+		l.MTU = min(l.MTU, maximumMTU)
 		mac := l.MAC
 		if i == 0 && in.MAC != nil {
 			mac = in.MAC
@@ -129,39 +135,73 @@ func (p *Plan) warn(format string, args ...any) {
 	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
 }
 
-// uplinks are the interfaces that the guest gets. Without a choice: all that somebody has made for the pod, eth0 first and the others as
-// the kernel has them, which is the order in which they were made.
-func uplinks(in Input) ([]Link, error) {
-	have := make([]string, len(in.Pod.Links))
-	for i, l := range in.Pod.Links {
-		have[i] = l.Name
-	}
-	if len(have) == 0 {
+// uplinks are the interfaces that the guest gets. Without a choice: all that can be had, eth0 first and the others as the kernel has them,
+// which is the order in which they were made.
+func (p *Plan) uplinks(in Input) ([]Link, error) {
+	if len(in.Pod.Links) == 0 {
 		return nil, &Mistake{"VM_NETWORK", string(in.Mode), "this container has no interface but lo; give it a network, or write user or none"}
 	}
-	if in.Interfaces == nil {
-		links := slices.DeleteFunc(slices.Clone(in.Pod.Links), func(l Link) bool { return !l.wanted() })
-		if len(links) == 0 {
-			return nil, &Mistake{"VM_NETWORK", string(in.Mode), fmt.Sprintf("no interface of the pod is up (%s); name one in VM_INTERFACES, or write user or none", strings.Join(have, ", "))}
+	if in.Interfaces != nil {
+		return chosen(in)
+	}
+	var links []Link
+	for _, l := range in.Pod.Links {
+		unfit := l.unfit()
+		if unfit == "" && !l.Up && len(l.Addresses) == 0 {
+			unfit = "is down and has no address"
 		}
-		slices.SortStableFunc(links, func(a, b Link) int { return -cmp.Compare(first(a), first(b)) })
-		return links, nil
+		if unfit != "" {
+			p.warn("%s stays the pod's: it %s", l.Name, unfit)
+			continue
+		}
+		links = append(links, l)
+	}
+	if len(links) == 0 {
+		return nil, &Mistake{"VM_NETWORK", string(in.Mode), fmt.Sprintf("no interface of this container can be a guest's (%s); write user or none", strings.Join(p.Warnings, "; "))}
+	}
+	slices.SortStableFunc(links, func(a, b Link) int { return -cmp.Compare(first(a), first(b)) })
+	return links, nil
+}
+
+// chosen are the interfaces of VM_INTERFACES.
+func chosen(in Input) ([]Link, error) {
+	mistake := func(format string, args ...any) error {
+		return &Mistake{"VM_INTERFACES", strings.Join(in.Interfaces, ","), fmt.Sprintf(format, args...)}
+	}
+	var have []string
+	for _, l := range in.Pod.Links {
+		have = append(have, l.Name)
 	}
 	var links []Link
 	for _, name := range in.Interfaces {
 		l := in.Pod.link(name)
 		if l == nil {
-			return nil, &Mistake{"VM_INTERFACES", strings.Join(in.Interfaces, ","), fmt.Sprintf("the pod has no interface %s; it has %s", name, strings.Join(have, ", "))}
+			return nil, mistake("the pod has no interface %s; it has %s", name, strings.Join(have, ", "))
+		}
+		if unfit := l.unfit(); unfit != "" {
+			return nil, mistake("%s cannot be the guest's: it %s", name, unfit)
 		}
 		links = append(links, *l)
 	}
 	return links, nil
 }
 
-// wanted says whether an interface was made for the pod to be reached by. One that is down and has no address was not, nor were
-// bridges, and what the kernel itself puts into a namespace.
-func (l Link) wanted() bool {
-	return (l.Up || len(l.Addresses) > 0) && l.Kind != "bridge" && l.Kind != "ifb"
+// unfit says why the interface cannot be a port of a bridge (net/bridge/br_if.c, br_add_if), or is of no use as one. Pods have tunnels of VPNs,
+// and bridges of containers in them.
+func (l Link) unfit() string {
+	switch {
+	case len(l.MAC) != 6:
+		return fmt.Sprintf("has no Ethernet (it is of kind %s)", l.Kind)
+	case l.Kind == "bridge":
+		return "is a bridge itself"
+	case l.Kind == "ifb": // the kernel's, in every namespace where its module is loaded
+		return "leads nowhere (it is of kind ifb)"
+	case l.Master != "":
+		return "is a part of " + l.Master
+	case l.MTU < minimumMTU4:
+		return fmt.Sprintf("carries frames of %d bytes, too few for IPv4 (%d)", l.MTU, minimumMTU4)
+	}
+	return ""
 }
 
 // first is 1 for the interface that container runtimes make first, else 0.
@@ -174,6 +214,9 @@ func first(l Link) int {
 
 // bridge plans the bridge of the i-th card, whose MAC is mac.
 func (p *Plan) bridge(in Input, l Link, i int, mac net.HardwareAddr) BridgePlan {
+	if !l.Up {
+		p.warn("%s is down: what routes it has when it is up is not known, and the guest is not told them", l.Name)
+	}
 	b := BridgePlan{
 		Name: fmt.Sprint(bridgePrefix, i), MAC: madeMAC("bridge", l.MAC), MTU: l.MTU,
 		Uplink: l.Name, Guest: mac,
@@ -222,18 +265,19 @@ func (p *Plan) lease(in Input, l Link) (lease Lease, usable bool) {
 	if addresses := l.addresses(true); len(addresses) > 0 {
 		lease.V4 = p.lease4(in, l, addresses)
 	}
-	if addresses := l.addresses(false); len(addresses) > 0 && in.Pod.IPv6 {
+	if addresses := l.addresses(false); len(addresses) > 0 {
 		if l.MTU < minimumMTU6 {
 			p.warn("%s carries frames of %d bytes, too few for IPv6 (%d): the guest gets no IPv6", l.Name, l.MTU, minimumMTU6)
 		} else {
 			lease.V6 = p.lease6(in, l, addresses)
+			lease.MTU = max(lease.MTU, minimumMTU6) // the route with less is IPv4's
 		}
 	}
 	return lease, lease.V4 != nil || lease.V6 != nil
 }
 
 func (p *Plan) lease4(in Input, l Link, addresses []Address) *Lease4 {
-	lease := &Lease4{Address: addresses[0].Prefix, DNS: family(in.Pod.Resolver.Servers, true)}
+	lease := &Lease4{Address: addresses[0].Prefix, DNS: in.Pod.Resolver.on(l, true)}
 	if addresses[0].Peer || !l.reaches(lease.Address.Masked()) {
 		lease.Address = host(lease.Address.Addr()) // the guest must not take for its neighbours whom the pod reaches by a router
 	}
@@ -287,16 +331,20 @@ func (in Input) best(l Link, r Route) bool {
 }
 
 func (p *Plan) lease6(in Input, l Link, addresses []Address) *Lease6 {
-	lease := &Lease6{DNS: family(in.Pod.Resolver.Servers, false)}
+	lease := &Lease6{DNS: in.Pod.Resolver.on(l, false)}
 	for _, a := range addresses {
 		lease.Addresses = append(lease.Addresses, a.Addr())
 	}
 	gateway := netip.Addr{}
 	if r := l.defaultRoute(false); r != nil && in.best(l, *r) {
-		gateway = r.Via
-		lease.Router, lease.RouterMAC = router6(l, gateway)
-		if !lease.Router.IsValid() {
-			p.warn("the router of %s, %s, does not say its MAC: the guest gets no IPv6 default route", l.Name, gateway)
+		lease.Router, lease.RouterMAC = router6(l, r.Via)
+		switch {
+		case lease.Router.IsValid():
+			gateway = r.Via
+		case r.Via.IsValid():
+			p.warn("the router of %s, %s, does not say its MAC: the guest gets no IPv6 default route", l.Name, r.Via)
+		default:
+			p.warn("%s has an IPv6 default route without a router, which a router advertisement cannot say: the guest gets none", l.Name)
 		}
 	}
 	for _, r := range l.Routes {
@@ -309,7 +357,7 @@ func (p *Plan) lease6(in Input, l Link, addresses []Address) *Lease6 {
 		case r.Via == gateway:
 			lease.Routes = append(lease.Routes, r.Dst)
 		default:
-			p.warn("the route to %s through %s cannot be given to the guest: a router advertisement speaks for one router", r.Dst, r.Via)
+			p.warn("the route to %s through %s cannot be given to the guest: router advertisements speak for its default router alone", r.Dst, r.Via)
 		}
 	}
 	return lease
@@ -336,13 +384,8 @@ func LinkLocal(mac net.HardwareAddr) netip.Addr {
 // inside chooses the pod's own addresses on the i-th bridge, and lets the guest ask vmentry where the pod's DNS server listens on
 // the pod's loopback.
 func inside(pod Pod, l Link, i int, lease *Lease) Inside {
-	var in Inside
-	for third := byte(75); ; third++ {
-		if in.V4 = netip.AddrFrom4([4]byte{169, 254, third, byte(1 + i)}); !pod.uses(in.V4) {
-			break
-		}
-	}
-	if lease.V6 != nil {
+	in := Inside{V4: pod.free(i)}
+	if lease.V6 != nil && pod.IPv6 {
 		in.V6 = LinkLocal(madeMAC("bridge", l.MAC))
 		in.Guest = append(in.Guest, lease.V6.Addresses...)
 	}
@@ -366,24 +409,20 @@ func inside(pod Pod, l Link, i int, lease *Lease) Inside {
 	return in
 }
 
-// forwardDNS puts vmentry's own address in the place of servers on the pod's loopback, and returns the address.
+// forwardDNS puts vmentry's own address in the place of servers on the pod's loopback, and returns the address; the zero value where it has
+// none of the guest's family.
 func (l *Lease) forwardDNS(in Inside) netip.Addr {
-	if l.V4 != nil {
-		l.V4.DNS = append([]netip.Addr{in.V4}, slices.DeleteFunc(l.V4.DNS, netip.Addr.IsLoopback)...)
-	}
 	if l.V6 != nil {
 		l.V6.DNS = slices.DeleteFunc(l.V6.DNS, netip.Addr.IsLoopback)
 	}
-	if l.V4 != nil {
+	switch {
+	case l.V4 != nil:
+		l.V4.DNS = append([]netip.Addr{in.V4}, slices.DeleteFunc(l.V4.DNS, netip.Addr.IsLoopback)...)
 		return in.V4
+	case in.V6.IsValid():
+		l.V6.DNS = append([]netip.Addr{in.V6}, l.V6.DNS...)
 	}
-	l.V6.DNS = append([]netip.Addr{in.V6}, l.V6.DNS...)
 	return in.V6
-}
-
-// family are the addresses of one family.
-func family(addresses []netip.Addr, is4 bool) []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return a.Is4() != is4 })
 }
 
 // lines prints a bridge for people, and what the guest at its card n is told.

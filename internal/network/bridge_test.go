@@ -4,10 +4,13 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 var (
@@ -74,8 +77,37 @@ func TestBridgePlan(t *testing.T) {
 			[]string{card, joins, "the guest gets fd07::5, router fe80::ff:fe00:1, on the link fd07::/64", both}},
 		{"both, with a router of a link-local address", eth0([]string{"10.7.0.5/24", "fd07::5/128"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"::/0", "fe80::1"}, [2]string{"fd08::/48", "fe80::1"}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, router fe80::1, routes fd08::/48", both}},
-		{"IPv6 switched off", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.IPv6 = false },
-			[]string{card, joins, "the guest gets 10.7.0.5/24", own, reaches}},
+		{"IPv6 on this interface alone", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.IPv6 = false },
+			[]string{card, joins, "the guest gets 10.7.0.5/24", own, "the guest gets fd07::5, on the link fd07::/64", reaches}},
+		{"IPv6 alone, on this interface alone, and Docker's resolver", eth0([]string{"fd07::5/64"}), func(in *Input) { in.Pod.IPv6, in.Pod.Resolver.Servers = false, servers("127.0.0.11", "::1") },
+			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64", reaches}},
+		{"routes to all link-local addresses, and to some", eth0([]string{"10.7.0.5/24"}, [2]string{"169.254.0.0/16", ""}, [2]string{"169.254.75.1/32", ""}), nil,
+			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.0.0/16", "the guest gets the route 169.254.75.1/32",
+				"the guest gets the route 169.254.76.1/32", "the pod reaches the guest from 169.254.76.1"}},
+		{"an IPv4 route of a smaller MTU than IPv6's least", func() Link {
+			l := eth0([]string{"10.7.0.5/24", "fd07::5/64"}, [2]string{"0.0.0.0/0", "10.7.0.1"})
+			l.Routes[len(l.Routes)-1].MTU = 1200
+			return l
+		}(), nil,
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, on the link fd07::/64", both}},
+		{"an IPv6 router that is silent, and a route through it", func() Link {
+			l := eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fd07::1"}, [2]string{"fd08::/48", "fd07::1"})
+			l.Gateways = nil
+			return l
+		}(), nil,
+			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64", both,
+				"warning: the router of eth0, fd07::1, does not say its MAC: the guest gets no IPv6 default route",
+				"warning: the route to fd08::/48 through fd07::1 cannot be given to the guest: router advertisements speak for its default router alone"}},
+		{"an IPv6 default route without a router", eth0([]string{"fd07::5/64"}, [2]string{"::/0", ""}), nil,
+			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64", both,
+				"warning: eth0 has an IPv6 default route without a router, which a router advertisement cannot say: the guest gets none"}},
+		{"a resolver on this link, and one on another", eth0([]string{"fd07::5/64"}), func(in *Input) { in.Pod.Resolver.Servers = servers("fe80::53%eth0", "fe80::53%net1") },
+			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64, DNS fe80::53", both}},
+		{"more than a tap carries", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.Pod.Links[0].MTU = 65535 },
+			[]string{card, "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 65521, queues 1)", "the guest gets 10.7.0.5/24", own, reaches}},
+		{"down", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.Pod.Links[0].Up = false },
+			[]string{card, joins, "the guest gets 10.7.0.5/24", own, reaches,
+				"warning: eth0 is down: what routes it has when it is up is not known, and the guest is not told them"}},
 		{"too small for IPv6", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.Links[0].MTU = 576 },
 			[]string{card, "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 576, queues 1)", "the guest gets 10.7.0.5/24", own, reaches,
 				"warning: eth0 carries frames of 576 bytes, too few for IPv6 (1280): the guest gets no IPv6"}},
@@ -114,11 +146,25 @@ func TestBridgePlan(t *testing.T) {
 			if diff := cmp.Diff(tt.want, plan.Lines()); diff != "" {
 				t.Error(diff)
 			}
+			for _, b := range plan.Bridges {
+				if s := b.Service; s != nil && s.Lease.V6 != nil && s.Lease.MTU < minimumMTU6 {
+					t.Errorf("the guest is told an MTU of %d, with which it can have no IPv6", s.Lease.MTU)
+				}
+			}
 		})
 	}
 }
 
 func TestUplinks(t *testing.T) {
+	odd := func(change func(*Link)) Link {
+		l := Link{Name: "odd0", Kind: "veth", MAC: podMAC, MTU: 1500}
+		change(&l)
+		return l
+	}
+	tunnel := odd(func(l *Link) { l.Kind, l.MAC = "wireguard", nil })
+	inner := odd(func(l *Link) { l.Kind = "bridge" })
+	port := odd(func(l *Link) { l.Master = "docker0" })
+	narrow := odd(func(l *Link) { l.MTU = 500 })
 	named := func(names ...string) (links []Link) {
 		for _, n := range names {
 			links = append(links, Link{Name: n, MAC: podMAC, MTU: 1500, Up: !strings.HasSuffix(n, "down")})
@@ -135,8 +181,13 @@ func TestUplinks(t *testing.T) {
 		{"all, eth0 first", named("net1", "eth0", "net2"), nil, []string{"eth0", "net1", "net2"}, ""},
 		{"all that are up", named("net1down", "net2", "net3"), nil, []string{"net2", "net3"}, ""},
 		{"chosen that is down", named("eth0", "net1down"), []string{"net1down"}, []string{"net1down"}, ""},
-		{"bad: none is up", named("eth0down"), nil, nil, "VM_NETWORK=bridge: no interface of the pod is up (eth0down); name one in VM_INTERFACES, or write user or none"},
+		{"bad: none is up", named("eth0down"), nil, nil, "VM_NETWORK=bridge: no interface of this container can be a guest's (eth0down stays the pod's: it is down and has no address); write user or none"},
 		{"chosen", named("eth0", "net1", "net2"), []string{"net2", "eth0"}, []string{"net2", "eth0"}, ""},
+		{"without a tunnel, a bridge, a port of one, and too narrow a one", append(named("eth0"), tunnel, inner, port, narrow), nil, []string{"eth0"}, ""},
+		{"bad choice: a tunnel", []Link{tunnel}, []string{"odd0"}, nil, "VM_INTERFACES=odd0: odd0 cannot be the guest's: it has no Ethernet (it is of kind wireguard)"},
+		{"bad choice: a port", []Link{port}, []string{"odd0"}, nil, "VM_INTERFACES=odd0: odd0 cannot be the guest's: it is a part of docker0"},
+		{"bad pod: too narrow", []Link{narrow}, nil, nil,
+			"VM_NETWORK=bridge: no interface of this container can be a guest's (odd0 stays the pod's: it carries frames of 500 bytes, too few for IPv4 (576)); write user or none"},
 		{"bad name", named("eth0", "net1"), []string{"eth0", "eth1"}, nil, "VM_INTERFACES=eth0,eth1: the pod has no interface eth1; it has eth0, net1"},
 		{"bad pod", nil, nil, nil, "VM_NETWORK=bridge: this container has no interface but lo; give it a network, or write user or none"},
 	}
@@ -157,5 +208,22 @@ func TestUplinks(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestReadResolver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	text := "search a.example\nnameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver ::ffff:10.0.0.2\nnameserver 0.0.0.0\nnameserver ::\n" +
+		"nameserver 224.0.0.1\nnameserver 255.255.255.255\nnameserver dns.example\nnameserver\nsearch b.example. .\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readResolver(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Resolver{Servers: servers("10.0.0.1", "fe80::1%eth0", "10.0.0.2", "127.0.0.1", "::1"), Search: []string{"b.example"}}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -41,6 +41,8 @@ func Inspect(resolvConf string) (Pod, error) {
 		link := Link{Name: a.Name, Kind: l.Type(), MAC: a.HardwareAddr, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
 		if master := names[a.MasterIndex]; ours(master) {
 			link.Bridge = master
+		} else {
+			link.Master = master
 		}
 		if err := link.inspect(l); err != nil {
 			return Pod{}, err
@@ -205,9 +207,10 @@ func hasNetAdmin() bool {
 	return data[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }
 
-// hasIPv6 says whether the kernel has IPv6 and it is not switched off for the whole namespace.
+// hasIPv6 says whether the kernel has IPv6 and new interfaces get it. Docker switches it off for a namespace as a whole, and then on for each
+// interface that has an IPv6 address, which leaves conf/all at 1.
 func hasIPv6() bool {
-	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/default/disable_ipv6")
 	return err == nil && strings.TrimSpace(string(off)) == "0"
 }
 
@@ -231,7 +234,7 @@ func readResolver(path string) (Resolver, error) {
 		}
 		switch words[0] {
 		case "nameserver":
-			if ip, err := netip.ParseAddr(words[1]); err == nil {
+			if ip, ok := server(words[1]); ok {
 				r.Servers = append(r.Servers, ip)
 			}
 		case "search", "domain":
@@ -244,4 +247,20 @@ func readResolver(path string) (Resolver, error) {
 		}
 	}
 	return r, lines.Err()
+}
+
+// server reads the address of a DNS server. No address at all (0.0.0.0, ::) means this host (resolv.conf(5) says so of an empty file, and
+// connect(2) does it).
+func server(word string) (netip.Addr, bool) {
+	ip, err := netip.ParseAddr(word)
+	ip = ip.Unmap()
+	switch {
+	case err != nil || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return netip.Addr{}, false
+	case ip == netip.IPv4Unspecified():
+		ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case ip == netip.IPv6Unspecified():
+		ip = netip.IPv6Loopback()
+	}
+	return ip, true
 }

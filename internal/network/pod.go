@@ -10,7 +10,7 @@ import (
 type Pod struct {
 	Links    []Link // all but lo and what vmentry itself made, in the kernel's order
 	Resolver Resolver
-	IPv6     bool // the kernel speaks IPv6 here at all
+	IPv6     bool // interfaces that are made here speak IPv6; those that are there may, even if not
 
 	Tun      string // why /dev/net/tun cannot be used; empty: it can
 	NetAdmin bool   // CAP_NET_ADMIN
@@ -25,6 +25,7 @@ type Link struct {
 	MTU       int // bytes
 	Up        bool
 	Bridge    string // of vmentry, that an earlier start made it a port of; empty: none
+	Master    string // the bridge or the like of somebody else's that it belongs to; empty: none
 	Addresses []Address
 	Routes    []Route // of the main table, through this link
 	Gateways  []Gateway
@@ -64,6 +65,18 @@ type Resolver struct {
 	Search  []string
 }
 
+// on are the servers of a family that a guest on the link may ask, as addresses of its own. One at a link-local address of IPv6 means
+// something on one link alone, by the pod's name for it (RFC 4007, section 11).
+func (r Resolver) on(l Link, is4 bool) []netip.Addr {
+	var all []netip.Addr
+	for _, s := range r.Servers {
+		if s.Is4() == is4 && (s.Zone() == "" || s.Zone() == l.Name) {
+			all = append(all, s.WithZone(""))
+		}
+	}
+	return all
+}
+
 // Joined says whether an earlier start has left a link of the pod in a bridge of vmentry's.
 func (p Pod) Joined() bool {
 	return slices.ContainsFunc(p.Links, func(l Link) bool { return l.Bridge != "" })
@@ -78,18 +91,43 @@ func (p Pod) link(name string) *Link {
 	return &p.Links[i]
 }
 
+// free is an address for the i-th bridge, link-local (RFC 3927), that the pod does not use; where a route to all of them says that it may
+// use every one, an address that it is not seen to use.
+func (p Pod) free(i int) netip.Addr {
+	var a netip.Addr
+	for _, taken := range []func(netip.Addr) bool{p.uses, p.names} {
+		for third := byte(75); third < 255; third++ { // not up to 255: RFC 3927, section 2.1
+			if a = netip.AddrFrom4([4]byte{169, 254, third, byte(1 + i)}); !taken(a) {
+				return a
+			}
+		}
+	}
+	return a
+}
+
 // uses says whether an address is, or is routed to, anywhere near: a default route does not count.
 func (p Pod) uses(a netip.Addr) bool {
 	for _, l := range p.Links {
 		for _, have := range l.Addresses {
-			if have.Addr() == a || !have.Peer && have.Contains(a) {
+			if !have.Peer && have.Contains(a) {
 				return true
 			}
 		}
 		for _, r := range l.Routes {
-			if r.Via == a || !r.Default() && r.Dst.Contains(a) {
+			if !r.Default() && r.Dst.Contains(a) {
 				return true
 			}
+		}
+	}
+	return p.names(a)
+}
+
+// names says whether an address itself is one of the pod's, of a router or of a DNS server.
+func (p Pod) names(a netip.Addr) bool {
+	for _, l := range p.Links {
+		if slices.ContainsFunc(l.Addresses, func(have Address) bool { return have.Addr() == a }) ||
+			slices.ContainsFunc(l.Routes, func(r Route) bool { return r.Via == a || r.Dst == host(a) }) {
+			return true
 		}
 	}
 	return slices.Contains(p.Resolver.Servers, a)
