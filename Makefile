@@ -12,7 +12,7 @@ SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh $(wil
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest tinyguest passt image run stop test test-container bench fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build guest tinyguest passt image run stop test test-container bench bench-network fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +48,11 @@ test-container: image tinyguest ## the container images' tests alone
 
 bench: ## how long it takes until QEMU runs, as a ratio to the least that could be done
 	go test -run '^$$' -bench . -benchtime 20x ./test
+
+ROUNDS := 5
+bench-network: tinyguest ## throughput and request time of every network mode, as a ratio to a guest on a tap without vmentry; ROUNDS=5 (root)
+	bash -c '. images/lib.sh; need_packages qemu-system-x86 iproute2 nftables containernetworking-plugins iperf3 passt'
+	go test -run '^$$' -bench Modes -benchtime $(ROUNDS)x -timeout 60m ./test/network
 
 FUZZTIME := 20s
 fuzz: ## every fuzz target for FUZZTIME

@@ -15,13 +15,13 @@ import (
 )
 
 // awaitReady waits for the nth time that the guest has booted.
-func (v *vm) awaitReady(t *testing.T, n int) {
+func (v *vm) awaitReady(t testing.TB, n int) {
 	t.Helper()
 	v.Stdout.AwaitTimes(t, "vmtest: ready", n)
 }
 
 // ask runs a shell command in the guest, over its console, and returns what it printed and its exit code.
-func (v *vm) ask(t *testing.T, command string) (out string, code int) {
+func (v *vm) ask(t testing.TB, command string) (out string, code int) {
 	t.Helper()
 	v.commands++
 	id := fmt.Sprintf("q%d", v.commands)
@@ -44,7 +44,7 @@ func (v *vm) ask(t *testing.T, command string) (out string, code int) {
 }
 
 // tell is ask of a command that must succeed.
-func (v *vm) tell(t *testing.T, command string) string {
+func (v *vm) tell(t testing.TB, command string) string {
 	t.Helper()
 	out, code := v.ask(t, command)
 	if code != 0 {
@@ -54,7 +54,7 @@ func (v *vm) tell(t *testing.T, command string) string {
 }
 
 // state is what the guest's network is by now.
-func (v *vm) state(t *testing.T) pod.State {
+func (v *vm) state(t testing.TB) pod.State {
 	t.Helper()
 	return parseGuest(t, v.tell(t, "vmtest-net"))
 }
@@ -65,7 +65,7 @@ var (
 )
 
 // parseGuest reads what vmtest-net prints (see test/tinyguest/init).
-func parseGuest(t *testing.T, text string) pod.State {
+func parseGuest(t testing.TB, text string) pod.State {
 	t.Helper()
 	var s pod.State
 	var resolv strings.Builder
@@ -91,7 +91,7 @@ func parseGuest(t *testing.T, text string) pod.State {
 	return s
 }
 
-func parseAddress(t *testing.T, s *pod.State, line string) {
+func parseAddress(t testing.TB, s *pod.State, line string) {
 	t.Helper()
 	m := addrLine.FindStringSubmatch(line)
 	if m == nil {
@@ -118,7 +118,7 @@ func parseAddress(t *testing.T, s *pod.State, line string) {
 	}
 }
 
-func parseRoute(t *testing.T, s *pod.State, line string, six bool) {
+func parseRoute(t testing.TB, s *pod.State, line string, six bool) {
 	t.Helper()
 	words := strings.Fields(line)
 	if words[0] == "unreachable" || words[0] == "blackhole" {
@@ -146,7 +146,7 @@ func parseRoute(t *testing.T, s *pod.State, line string, six bool) {
 
 // settled asks the guest for its state until differences finds none, or until a client has had all the time it could want: a
 // guest that has got something wrong does not better itself.
-func (v *vm) settled(t *testing.T, differences func(pod.State) []string) {
+func (v *vm) settled(t testing.TB, differences func(pod.State) []string) {
 	t.Helper()
 	var last []string
 	for give := time.Now().Add(2 * time.Minute); time.Now().Before(give); time.Sleep(500 * time.Millisecond) {

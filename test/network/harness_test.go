@@ -72,7 +72,7 @@ type container struct {
 }
 
 // newContainer is a container in p whose guest is given words and vmentry settings.
-func newContainer(t *testing.T, p *pod.Pod, m mode, words string, settings ...string) *container {
+func newContainer(t testing.TB, p *pod.Pod, m mode, words string, settings ...string) *container {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vm-") // short, because the path of a Unix socket must be
 	if err != nil {
@@ -88,7 +88,7 @@ func newContainer(t *testing.T, p *pod.Pod, m mode, words string, settings ...st
 	return c
 }
 
-func (c *container) makeDirs(t *testing.T) {
+func (c *container) makeDirs(t testing.TB) {
 	t.Helper()
 	for _, d := range []string{c.data, c.run} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -98,7 +98,7 @@ func (c *container) makeDirs(t *testing.T) {
 }
 
 // forgetRun empties the run directory, as a restart of the container in a real pod does.
-func (c *container) forgetRun(t *testing.T) {
+func (c *container) forgetRun(t testing.TB) {
 	t.Helper()
 	if err := os.RemoveAll(c.run); err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func (c *container) forgetRun(t *testing.T) {
 }
 
 // environment is what vmentry sees: nothing of the developer's own settings.
-func (c *container) environment(t *testing.T) []string {
+func (c *container) environment(t testing.TB) []string {
 	t.Helper()
 	kernel, initrd := tinyGuest(t)
 	return append([]string{
@@ -118,7 +118,7 @@ func (c *container) environment(t *testing.T) []string {
 }
 
 // tinyGuest are the files of the guest that boots in seconds, with its tools for networks.
-func tinyGuest(t *testing.T) (kernel, initrd string) {
+func tinyGuest(t testing.TB) (kernel, initrd string) {
 	t.Helper()
 	dir := cached(t, "tinyguest", "initrd-net")
 	return filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initrd-net")
@@ -149,13 +149,13 @@ type vm struct {
 }
 
 // start starts vmentry as process 1 of the container.
-func (c *container) start(t *testing.T) *vm {
+func (c *container) start(t testing.TB) *vm {
 	t.Helper()
 	return c.startAs(t, c.pod.Shape.Container)
 }
 
 // startAs is start in a container with other rights than its shape has.
-func (c *container) startAs(t *testing.T, rights pod.Container) *vm {
+func (c *container) startAs(t testing.TB, rights pod.Container) *vm {
 	t.Helper()
 	cmd := c.pod.Command(rights, vmentry)
 	cmd.Env = c.environment(t)
@@ -163,7 +163,7 @@ func (c *container) startAs(t *testing.T, rights pod.Container) *vm {
 }
 
 // call runs another vmentry command in the container, as `kubectl exec` does, and returns what it printed on either stream.
-func (v *vm) call(t *testing.T, args ...string) (out string, code int) {
+func (v *vm) call(t testing.TB, args ...string) (out string, code int) {
 	t.Helper()
 	cmd := pod.Exec(v.PID, append([]string{vmentry}, args...)...)
 	cmd.Env = v.container.environment(t)

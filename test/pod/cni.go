@@ -20,7 +20,7 @@ type conf map[string]any
 // cni has a CNI plugin add an interface to the pod, and take it away at the end of the test, as the specification has it: the
 // configuration on standard input, the rest in the environment.
 // https://github.com/containernetworking/cni/blob/spec-v1.0.0/SPEC.md
-func (p *Pod) cni(t *testing.T, ifname, plugin string, c conf) {
+func (p *Pod) cni(t testing.TB, ifname, plugin string, c conf) {
 	t.Helper()
 	c["cniVersion"], c["name"], c["type"] = "1.0.0", "net-"+ifname, plugin
 	if ipam, ok := c["ipam"].(conf); ok && ipam["type"] == "host-local" {

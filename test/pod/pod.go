@@ -38,7 +38,7 @@ type Pod struct {
 }
 
 // New makes a pod that is there until the test has ended.
-func New(t *testing.T, shape Shape) *Pod {
+func New(t testing.TB, shape Shape) *Pod {
 	t.Helper()
 	p := &Pod{Shape: shape, Space: newSpace(t, "pod"), Peer: newSpace(t, "node"), Client: newSpace(t, "client")}
 	p.node = p.Peer
@@ -63,7 +63,7 @@ func New(t *testing.T, shape Shape) *Pod {
 func (p *Pod) Hostname() string { return "web-0" }
 
 // connectClient joins the client to the node, which forwards as every node of a cluster does.
-func (p *Pod) connectClient(t *testing.T) {
+func (p *Pod) connectClient(t testing.TB) {
 	p.Peer.script(t, fmt.Sprintf(`
 		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 		ip link add client mtu 9000 type veth peer name eth0 mtu 9000 netns %s
@@ -80,7 +80,7 @@ func (p *Pod) connectClient(t *testing.T) {
 	p.Peer.script(t, "ip route add default via 198.51.100.2; ip route add default via 2001:db8:100::2")
 }
 
-func (p *Pod) writeResolvConf(t *testing.T, text string) {
+func (p *Pod) writeResolvConf(t testing.TB, text string) {
 	t.Helper()
 	if err := os.WriteFile(p.resolvConf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func (p *Pod) writeResolvConf(t *testing.T, text string) {
 }
 
 // settle waits until the pod's and the node's addresses have been found to be nobody else's, as runtimes do before a container starts.
-func (p *Pod) settle(t *testing.T) {
+func (p *Pod) settle(t testing.TB) {
 	t.Helper()
 	for _, s := range []Space{p.Space, p.Peer} {
 		Eventually(t, func() error {
@@ -105,7 +105,7 @@ func (p *Pod) settle(t *testing.T) {
 }
 
 // otherEnds are the names of the veths' other ends.
-func (p *Pod) otherEnds(t *testing.T) []string {
+func (p *Pod) otherEnds(t testing.TB) []string {
 	t.Helper()
 	there := links(t, p.Peer)
 	var names []string
@@ -120,7 +120,7 @@ func (p *Pod) otherEnds(t *testing.T) []string {
 }
 
 // Now is what the pod's interfaces are by now.
-func (p *Pod) Now(t *testing.T) []Card {
+func (p *Pod) Now(t testing.TB) []Card {
 	t.Helper()
 	return Cards(t, p.Space)
 }
@@ -175,7 +175,7 @@ func Exec(pid int, args ...string) *exec.Cmd {
 }
 
 // Eventually waits until try succeeds. It is for what the kernel does in its own time and tells nobody of.
-func Eventually(t *testing.T, try func() error) {
+func Eventually(t testing.TB, try func() error) {
 	t.Helper()
 	var err error
 	for give := time.Now().Add(transcript.Patience); time.Now().Before(give); time.Sleep(100 * time.Millisecond) {

@@ -11,7 +11,7 @@ import (
 var Answer = netip.MustParseAddr("192.0.2.80")
 
 // resolver is a name server in the pod's namespace, as Docker has one in those of its own networks.
-func (p *Pod) resolver(t *testing.T, address string) {
+func (p *Pod) resolver(t testing.TB, address string) {
 	t.Helper()
 	var conn net.PacketConn
 	err := p.Space.Do(func() (err error) {

@@ -14,7 +14,7 @@ type Shape struct {
 	DNS string
 	// Container is how its container runs.
 	Container Container
-	build     func(*testing.T, *Pod)
+	build     func(testing.TB, *Pod)
 }
 
 // What pods find in resolv.conf.
@@ -76,7 +76,7 @@ func Shapes() []Shape {
 }
 
 // Named is the shape of the given name.
-func Named(t *testing.T, name string) Shape {
+func Named(t testing.TB, name string) Shape {
 	t.Helper()
 	for _, s := range Shapes() {
 		if s.Name == name {
@@ -88,25 +88,25 @@ func Named(t *testing.T, name string) Shape {
 }
 
 // cniBridge is the plugin that most clusters of one node use, and many others.
-func cniBridge(c conf) func(*testing.T, *Pod) {
-	return func(t *testing.T, p *Pod) {
+func cniBridge(c conf) func(testing.TB, *Pod) {
+	return func(t testing.TB, p *Pod) {
 		p.cni(t, "eth0", "bridge", c.with(conf{"bridge": "cni0", "isGateway": true}))
 	}
 }
 
 // cniWithoutIPAM gives the pod an interface without an address. The node has an address all the same, for a test to speak from.
-func cniWithoutIPAM(t *testing.T, p *Pod) {
+func cniWithoutIPAM(t testing.TB, p *Pod) {
 	p.cni(t, "eth0", "bridge", conf{"bridge": "cni0", "ipam": conf{}})
 	p.Peer.script(t, "ip addr add 10.50.0.1/24 dev cni0; ip addr add fd00:50::1/64 dev cni0 nodad")
 }
 
 // cniPTP is what GKE uses: a veth pair without a bridge, where all but the gateway is behind the gateway.
-func cniPTP(c conf) func(*testing.T, *Pod) {
-	return func(t *testing.T, p *Pod) { p.cni(t, "eth0", "ptp", c.with(nil)) }
+func cniPTP(c conf) func(testing.TB, *Pod) {
+	return func(t testing.TB, p *Pod) { p.cni(t, "eth0", "ptp", c.with(nil)) }
 }
 
 // cniMacvlan has the pod's interface on a card of the node, which itself cannot speak to it: the gateway is outside.
-func cniMacvlan(t *testing.T, p *Pod) {
+func cniMacvlan(t testing.TB, p *Pod) {
 	p.node = newSpace(t, "host")
 	p.Peer.script(t, fmt.Sprintf(`
 		ip link add lan0 type veth peer name ens1 netns %s
@@ -132,10 +132,10 @@ func (o onBridge) withMTU(mtu int) onBridge {
 	return o
 }
 
-func (o onBridge) build(t *testing.T, p *Pod) { o.interfaceOf(t, p, "eth0", "br0") }
+func (o onBridge) build(t testing.TB, p *Pod) { o.interfaceOf(t, p, "eth0", "br0") }
 
 // interfaceOf makes one of the pod's interfaces, on a bridge of the given name.
-func (o onBridge) interfaceOf(t *testing.T, p *Pod, name, bridge string) {
+func (o onBridge) interfaceOf(t testing.TB, p *Pod, name, bridge string) {
 	t.Helper()
 	p.Peer.script(t, fmt.Sprintf(`
 		ip link add %[1]s mtu %[3]d type bridge
@@ -153,7 +153,7 @@ func (o onBridge) interfaceOf(t *testing.T, p *Pod, name, bridge string) {
 
 // addresses gives address to the pod, and gateway to the bridge. Without a gateway the bridge has the first address of the
 // subnet, and the pod no default route.
-func (o onBridge) addresses(t *testing.T, p *Pod, bridge, name, address, gateway, linkLocal string) {
+func (o onBridge) addresses(t testing.TB, p *Pod, bridge, name, address, gateway, linkLocal string) {
 	t.Helper()
 	if address == "" {
 		return
@@ -180,32 +180,32 @@ func (o onBridge) addresses(t *testing.T, p *Pod, bridge, name, address, gateway
 }
 
 // dockerBridge is what `docker run` makes: a MAC made from the address, IPv6 off on the interface.
-func dockerBridge(t *testing.T, p *Pod) {
+func dockerBridge(t testing.TB, p *Pod) {
 	onBridge{mtu: 1500, mac: "02:42:ac:11:00:02", address4: "172.17.0.2/16", gateway4: "172.17.0.1"}.build(t, p)
 	p.Space.Run(t, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")
 }
 
 // dockerOwnNetwork is what `docker network create` makes: as the default one, with a resolver in the container's own namespace.
-func dockerOwnNetwork(t *testing.T, p *Pod) {
+func dockerOwnNetwork(t testing.TB, p *Pod) {
 	onBridge{mtu: 1500, mac: "02:42:ac:12:00:02", address4: "172.18.0.2/16", gateway4: "172.18.0.1"}.build(t, p)
 	p.Space.Run(t, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")
 	p.resolver(t, "127.0.0.11:53")
 }
 
 // podman is what netavark makes, with its resolver at the gateway.
-func podman(t *testing.T, p *Pod) {
+func podman(t testing.TB, p *Pod) {
 	onBridge{mtu: 1500, address4: "10.89.0.7/24", gateway4: "10.89.0.1", metric: 100}.build(t, p)
 }
 
 // flannel's pods reach the other nodes' pods by a route of their own, and lose 50 bytes to VXLAN.
-func flannel(t *testing.T, p *Pod) {
+func flannel(t testing.TB, p *Pod) {
 	onBridge{mtu: 1450, address4: "10.244.1.7/24", gateway4: "10.244.1.1"}.build(t, p)
 	p.Space.Run(t, "ip", "route", "add", "10.244.0.0/16", "via", "10.244.1.1")
 }
 
 // calico gives the pod a single address, and a gateway that is nobody's: the node answers for it as it does for everything
 // (proxy ARP), and all of the node's interfaces to pods have the same MAC.
-func calico(t *testing.T, p *Pod) {
+func calico(t testing.TB, p *Pod) {
 	p.Peer.script(t, fmt.Sprintf(`
 		ip link add cali0 mtu 1450 type veth peer name eth0 mtu 1450 netns %s
 		ip link set cali0 address ee:ee:ee:ee:ee:ee
@@ -220,7 +220,7 @@ func calico(t *testing.T, p *Pod) {
 }
 
 // calicoDualStack has the node's link-local address, made from that MAC, as its gateway besides.
-func calicoDualStack(t *testing.T, p *Pod) {
+func calicoDualStack(t testing.TB, p *Pod) {
 	calico(t, p)
 	p.Peer.script(t, "ip -6 route add fd00:244::9:11/128 dev cali0")
 	p.Space.script(t, `
@@ -229,7 +229,7 @@ func calicoDualStack(t *testing.T, p *Pod) {
 }
 
 // cilium gives the pod a single address, a route to the node's, and the room for its overlay as the routes' MTU.
-func cilium(t *testing.T, p *Pod) {
+func cilium(t testing.TB, p *Pod) {
 	p.Peer.script(t, fmt.Sprintf(`
 		ip link add lxc0 type veth peer name eth0 netns %s
 		ip link add cilium_host type veth peer name cilium_net
@@ -247,13 +247,13 @@ func cilium(t *testing.T, p *Pod) {
 }
 
 // twoInterfaces is what Multus makes: a second network, without a gateway.
-func twoInterfaces(t *testing.T, p *Pod) {
+func twoInterfaces(t testing.TB, p *Pod) {
 	flannel(t, p)
 	onBridge{mtu: 1400, address4: "192.168.50.5/24"}.interfaceOf(t, p, "net1", "br1")
 }
 
 // withoutIPv6 is a node where IPv6 was switched off by its administrator.
-func withoutIPv6(t *testing.T, p *Pod) {
+func withoutIPv6(t testing.TB, p *Pod) {
 	p.Space.Run(t, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 	flannel(t, p)
 }

@@ -21,7 +21,7 @@ type Space string
 var spaces atomic.Int32
 
 // newSpace makes a namespace that is there until the test has ended.
-func newSpace(t *testing.T, role string) Space {
+func newSpace(t testing.TB, role string) Space {
 	t.Helper()
 	s := Space(fmt.Sprintf("vmpod-%d-%d-%s", os.Getpid(), spaces.Add(1), role))
 	host(t, "ip", "netns", "add", string(s))
@@ -43,19 +43,19 @@ func (s Space) Command(name string, args ...string) *exec.Cmd {
 }
 
 // Run runs a command in the namespace that must succeed, and returns what it prints.
-func (s Space) Run(t *testing.T, args ...string) string {
+func (s Space) Run(t testing.TB, args ...string) string {
 	t.Helper()
 	return output(t, s.Command(args[0], args[1:]...))
 }
 
 // script runs lines of shell in the namespace, each of which must succeed.
-func (s Space) script(t *testing.T, lines string) {
+func (s Space) script(t testing.TB, lines string) {
 	t.Helper()
 	s.Run(t, "sh", "-ec", lines)
 }
 
 // read runs a command that prints JSON and takes that into v.
-func (s Space) read(t *testing.T, v any, args ...string) {
+func (s Space) read(t testing.TB, v any, args ...string) {
 	t.Helper()
 	if out := s.Run(t, args...); strings.TrimSpace(out) != "" { // ip prints nothing for an empty list now and then
 		if err := json.Unmarshal([]byte(out), v); err != nil {
@@ -88,7 +88,7 @@ func (s Space) enter(f func() error) error {
 }
 
 // Processes are the numbers of the processes in the namespace.
-func (s Space) Processes(t *testing.T) []string {
+func (s Space) Processes(t testing.TB) []string {
 	t.Helper()
 	return strings.Fields(host(t, "ip", "netns", "pids", string(s)))
 }
@@ -101,12 +101,12 @@ func (s Space) Describe() string {
 }
 
 // host runs a command outside of all namespaces that must succeed.
-func host(t *testing.T, args ...string) string {
+func host(t testing.TB, args ...string) string {
 	t.Helper()
 	return output(t, exec.Command(args[0], args[1:]...))
 }
 
-func output(t *testing.T, cmd *exec.Cmd) string {
+func output(t testing.TB, cmd *exec.Cmd) string {
 	t.Helper()
 	out, err := cmd.Output()
 	if err != nil {

@@ -86,7 +86,7 @@ func (s State) Default(six bool) (r Route, ok bool) {
 }
 
 // inspect reads what the pod has.
-func inspect(t *testing.T, space Space, hostname, resolvConf string) State {
+func inspect(t testing.TB, space Space, hostname, resolvConf string) State {
 	t.Helper()
 	s := State{Hostname: hostname, Cards: Cards(t, space)}
 	s.Routes = append(routes(t, space, "-4"), routes(t, space, "-6")...)
@@ -117,7 +117,7 @@ type ipAddress struct {
 }
 
 // links are the interfaces of a namespace but lo, in the order of their indexes.
-func links(t *testing.T, space Space) []ipLink {
+func links(t testing.TB, space Space) []ipLink {
 	t.Helper()
 	var all []ipLink
 	space.read(t, &all, "ip", "-j", "addr")
@@ -127,7 +127,7 @@ func links(t *testing.T, space Space) []ipLink {
 }
 
 // Cards reads the interfaces of a namespace.
-func Cards(t *testing.T, space Space) []Card {
+func Cards(t testing.TB, space Space) []Card {
 	t.Helper()
 	var all []Card
 	for _, l := range links(t, space) {
@@ -153,7 +153,7 @@ func (a ipAddress) flags() []string {
 
 // routes are the unicast routes of the main table, of the family -4 or -6, but for those to link-local addresses of IPv6, which
 // every card has by itself.
-func routes(t *testing.T, space Space, family string) []Route {
+func routes(t testing.TB, space Space, family string) []Route {
 	t.Helper()
 	var found []struct {
 		Destination string     `json:"dst"`

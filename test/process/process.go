@@ -36,7 +36,7 @@ type Process struct {
 }
 
 // Start starts cmd. At the end of the test it is killed, and if the test has failed, its output is shown.
-func Start(t *testing.T, cmd *exec.Cmd) *Process {
+func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{Stdout: transcript.New(), Stderr: transcript.New(), cmd: cmd, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
@@ -61,7 +61,7 @@ func Start(t *testing.T, cmd *exec.Cmd) *Process {
 }
 
 // StartTyping is [Start] with a pipe at the standard input.
-func StartTyping(t *testing.T, cmd *exec.Cmd) *Process {
+func StartTyping(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -73,7 +73,7 @@ func StartTyping(t *testing.T, cmd *exec.Cmd) *Process {
 }
 
 // Signal sends it a signal.
-func (p *Process) Signal(t *testing.T, s syscall.Signal) {
+func (p *Process) Signal(t testing.TB, s syscall.Signal) {
 	t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ func (p *Process) Signal(t *testing.T, s syscall.Signal) {
 }
 
 // Exit waits for its end and returns the exit code, 128+n if signal n ended it.
-func (p *Process) Exit(t *testing.T) int {
+func (p *Process) Exit(t testing.TB) int {
 	t.Helper()
 	select {
 	case <-p.done:
@@ -95,7 +95,7 @@ func (p *Process) Exit(t *testing.T) int {
 }
 
 // Wants waits for its end, and checks the exit code and that the log says each of the given things.
-func (p *Process) Wants(t *testing.T, code int, says ...string) {
+func (p *Process) Wants(t testing.TB, code int, says ...string) {
 	t.Helper()
 	if got := p.Exit(t); got != code {
 		t.Errorf("exit code %d, want %d", got, code)

@@ -2,7 +2,7 @@
 # Makes the tiny guest of the tests: test/tinyguest/build.sh OUTDIR → OUTDIR/vmlinuz, OUTDIR/initrd, OUTDIR/initrd-net
 #
 # Debian's kernel and static busybox, straight from their packages: nothing is installed, no root is needed. initrd-net is initrd and
-# what tests of the network need besides: Debian's dhcpcd, and netd.
+# what tests of the network need besides: Debian's dhcpcd and iperf3, and netd.
 # See init for what the guest can do.
 set -euo pipefail
 # shellcheck source=images/lib.sh
@@ -23,8 +23,8 @@ MODULES=(
 	isofs vfat nls_cp437 nls_ascii virtiofs fuse
 )
 
-# dhcpcd and what it is linked with.
-NET_PACKAGES=(dhcpcd-base libc6 libssl3t64 zlib1g libzstd1)
+# dhcpcd, iperf3, and what they are linked with.
+NET_PACKAGES=(dhcpcd-base iperf3 libiperf0 libsctp1 libc6 libgcc-s1 libssl3t64 zlib1g libzstd1)
 
 main() {
 	[ $# = 1 ] || die 'usage: test/tinyguest/build.sh OUTDIR'
@@ -86,15 +86,16 @@ padded() {
 	cat
 }
 
-# dhcpcd with its libraries and Debian's hooks for names and name servers, and what we wrote ourselves.
+# dhcpcd with Debian's hooks for names and name servers, iperf3, the libraries of both, and what we wrote ourselves.
+# libgcc_s is none that iperf3 is linked with: the C library loads it when a thread is first cancelled, which iperf3 does to its own.
 net_tools() {
 	local dir=$1 lib=lib/x86_64-linux-gnu
 	mkdir -p "$dir/bin" "$dir/etc" "$dir/$lib" "$dir/lib64" "$dir/usr/lib/dhcpcd/dhcpcd-hooks" "$dir/var/lib/dhcpcd"
-	cp "$work/root/usr/sbin/dhcpcd" "$dir/bin/"
+	cp "$work/root/usr/sbin/dhcpcd" "$work/root/usr/bin/iperf3" "$dir/bin/"
 	cp "$work/root/etc/dhcpcd.conf" "$dir/etc/"
 	cp "$work/root/usr/lib/dhcpcd/dhcpcd-run-hooks" "$dir/usr/lib/dhcpcd/"
 	cp "$work"/root/usr/lib/dhcpcd/dhcpcd-hooks/*-{resolv.conf,hostname} "$dir/usr/lib/dhcpcd/dhcpcd-hooks/"
-	cp -L "$work/root/usr/$lib"/{libc.so.6,libcrypto.so.3,libz.so.1,libzstd.so.1} "$dir/$lib/"
+	cp -L "$work/root/usr/$lib"/{libc.so.6,libm.so.6,libcrypto.so.3,libz.so.1,libzstd.so.1,libiperf.so.0,libsctp.so.1,libgcc_s.so.1} "$dir/$lib/"
 	cp -L "$work/root/usr/$lib/ld-linux-x86-64.so.2" "$dir/lib64/"
 	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go -C "$REPO" build -trimpath -ldflags '-s -w' -o "$dir/bin/netd" ./test/tinyguest/netd
 }

@@ -3,6 +3,7 @@ package transcript
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -51,14 +52,21 @@ func (s *Transcript) String() string {
 }
 
 // Await waits until text has appeared.
-func (s *Transcript) Await(t *testing.T, text string) {
+func (s *Transcript) Await(t testing.TB, text string) {
 	t.Helper()
 	s.AwaitTimes(t, text, 1)
 }
 
 // AwaitTimes waits until text has appeared n times.
-func (s *Transcript) AwaitTimes(t *testing.T, text string, n int) {
+func (s *Transcript) AwaitTimes(t testing.TB, text string, n int) {
 	t.Helper()
+	if err := s.Find(text, n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Find waits until text has appeared n times. Its error says that no more comes, or that it took too long.
+func (s *Transcript) Find(text string, n int) error {
 	give := time.After(Patience)
 	for {
 		s.mu.Lock()
@@ -66,14 +74,14 @@ func (s *Transcript) AwaitTimes(t *testing.T, text string, n int) {
 		s.mu.Unlock()
 		switch {
 		case found:
-			return
+			return nil
 		case closed:
-			t.Fatalf("%q never appeared", text)
+			return fmt.Errorf("%q never appeared", text)
 		}
 		select {
 		case <-more:
 		case <-give:
-			t.Fatalf("%q did not appear", text)
+			return fmt.Errorf("%q did not appear", text)
 		}
 	}
 }
