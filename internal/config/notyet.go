@@ -11,9 +11,8 @@ type later struct {
 
 // notYet is the table of what is missing. What comes to work loses its row here, and is done: the documents follow.
 func notYet(c Config) []later {
-	mode := c.Network == ModePasst || c.Network == ModeNAT
 	return []later{
-		{"VM_NETWORK", "{passt}, {nat}", "write user, bridge or none", mode, string(c.Network)},
+		{"VM_NETWORK", "{passt}", "write user, nat, bridge or none", c.Network == ModePasst, string(c.Network)},
 		{"VM_IMAGE", "a URL", "write a path", c.Image.Kind == ImageURL, c.Image.String()},
 		{"VM_IMAGE_SHA256", "", "leave it out", c.ImageSHA256 != "", string(c.ImageSHA256)},
 		{"HOSTFWD", "an IPv6 address", "write IPv4 addresses", hasIPv6(c.Forwards), ""},

@@ -15,6 +15,7 @@ type Mode string
 // The modes.
 const (
 	User   Mode = "user"   // QEMU's own user network: no privilege, and only forwarded ports reach the guest
+	NAT    Mode = "nat"    // the guest has addresses of its own, and the pod's kernel translates
 	Bridge Mode = "bridge" // the guest takes the pod's addresses
 	None   Mode = "none"   // not at all
 )
@@ -37,8 +38,11 @@ type Input struct {
 	NICModel   string
 	CPUs       int // of the guest: a card may have a queue for each
 	Forwards   []Forward
-	Interfaces []string // the pod's interfaces that the guest gets, in order; nil: the mode's default
-	DHCP       bool     // vmentry tells the guest its addresses
+	AllPorts   bool         // nobody has said which ports lead to the guest: as many as the mode can
+	OwnPorts   []uint16     // TCP ports that vmentry listens on
+	Services   []netip.Addr // addresses of the cluster's services
+	Interfaces []string     // the pod's interfaces that the guest gets, in order; nil: the mode's default
+	DHCP       bool         // vmentry tells the guest its addresses
 	Pod        Pod
 }
 
@@ -46,8 +50,9 @@ type Input struct {
 type Plan struct {
 	Mode     Mode
 	NICs     []NIC
-	Bridges  []BridgePlan `json:",omitempty"` // one for each card in bridge mode
-	Release  bool         `json:",omitempty"` // an earlier start gave the pod's addresses to a guest: the pod takes them back first
+	Bridges  []BridgePlan `json:",omitempty"` // one for each card in bridge and nat mode
+	NAT      *NATPlan     `json:",omitempty"` // in nat mode
+	Release  bool         `json:",omitempty"` // an earlier start has left its network behind, maybe with the pod's addresses: that is undone first
 	Warnings []string     `json:",omitempty"`
 }
 
@@ -76,6 +81,8 @@ func MakePlan(in Input) (Plan, error) {
 	switch in.Mode {
 	case User:
 		plan = userPlan(in)
+	case NAT:
+		plan, err = natPlan(in)
 	case Bridge:
 		plan, err = bridgePlan(in)
 	}
@@ -105,7 +112,7 @@ func MAC(identity string) net.HardwareAddr {
 func (p Plan) Lines() []string {
 	var lines []string
 	if p.Release {
-		lines = append(lines, "the pod takes back the addresses that an earlier start gave to a guest")
+		lines = append(lines, "what an earlier start has made of the pod's network is undone first")
 	}
 	if p.Mode == None {
 		return append(lines, "none: the guest has no network card")
@@ -118,6 +125,9 @@ func (p Plan) Lines() []string {
 		if i < len(p.Bridges) {
 			lines = append(lines, p.Bridges[i].lines(n)...)
 		}
+	}
+	if p.NAT != nil {
+		lines = append(lines, p.NAT.lines()...)
 	}
 	for _, w := range p.Warnings {
 		lines = append(lines, "warning: "+w)
