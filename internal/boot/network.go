@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 
@@ -29,6 +30,10 @@ func planNetwork(cfg config.Config, hostName, identity string, cpus int, mistake
 		Mode: network.Mode(cfg.Network), HostName: hostName, Identity: identity,
 		MAC: cfg.MAC, NICModel: string(cfg.NICModel), CPUs: cpus, Unsupervised: !cfg.Supervise,
 		Interfaces: cfg.Interfaces, DHCP: cfg.DHCP,
+		AllPorts: !cfg.Set["HOSTFWD"], Services: serviceAddresses(os.Environ()),
+	}
+	if cfg.HTTP.Port != 0 {
+		in.OwnPorts = []uint16{cfg.HTTP.Port}
 	}
 	for _, f := range cfg.Forwards {
 		in.Forwards = append(in.Forwards, network.Forward(f))
@@ -53,6 +58,18 @@ func planNetwork(cfg config.Config, hostName, identity string, cpus int, mistake
 		err = missingRights(in.Pod, cfg.Network)
 	}
 	return plan, err
+}
+
+// serviceAddresses are those of the cluster's services that the kubelet puts into the environment as NAME_SERVICE_HOST.
+func serviceAddresses(environ []string) []netip.Addr {
+	var all []netip.Addr
+	for _, s := range environ {
+		name, value, _ := strings.Cut(s, "=")
+		if a, err := netip.ParseAddr(value); err == nil && strings.HasSuffix(name, "_SERVICE_HOST") {
+			all = append(all, a)
+		}
+	}
+	return all
 }
 
 // missingRights says what the container was not given, and the words that give it.
@@ -163,13 +180,14 @@ func (p Plan) join() (*network.Joined, error) {
 	return joined, nil
 }
 
-// release gives the pod the addresses back that an earlier start gave to a guest: what comes first may need the network.
+// release undoes what an earlier start has made of the pod's network, which may have cost the pod its addresses: what comes first
+// may need them.
 func (p Plan) release() error {
 	if !p.Network.Release {
 		return nil
 	}
 	if err := network.Release(); err != nil {
-		return fail(supervise.Unavailable, "the pod's addresses cannot be taken back from an earlier start: %w", err)
+		return fail(supervise.Unavailable, "what an earlier start has made of the pod's network cannot be undone: %w", err)
 	}
 	return nil
 }
@@ -233,7 +251,7 @@ func lease(b network.BridgePlan) dhcp.Config {
 	l := b.Service.Lease
 	c := dhcp.Config{Guest: b.Guest, Server: b.Service.MAC, HostName: l.HostName, Search: l.Search, MTU: l.MTU}
 	if l.V4 != nil {
-		c.V4 = &dhcp.V4{Address: l.V4.Address, Server: b.Inside.V4, Router: l.V4.Router, DNS: l.V4.DNS}
+		c.V4 = &dhcp.V4{Address: l.V4.Address, Server: b.Service.V4, AnswerARP: b.Service.V4 != b.Inside.V4, Router: l.V4.Router, DNS: l.V4.DNS}
 		for _, r := range l.V4.Routes {
 			c.V4.Routes = append(c.V4.Routes, dhcp.Route(r))
 		}

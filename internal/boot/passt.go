@@ -30,12 +30,8 @@ func findPasst(environ []string) (network.PasstProgram, error) {
 // passtInput adds to in what only passt needs.
 func passtInput(in *network.Input, cfg config.Config) (err error) {
 	in.Passt, err = findPasst(environForOthers(cfg))
-	in.AllPorts = !cfg.Set["HOSTFWD"]
 	in.RunDir = cfg.RunDir
 	in.Root = os.Geteuid() == 0
-	if cfg.HTTP.Port != 0 {
-		in.Own = append(in.Own, cfg.HTTP.Port)
-	}
 	return err
 }
 

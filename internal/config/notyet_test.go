@@ -15,7 +15,6 @@ func TestNotYet(t *testing.T) {
 	}{
 		{"OK nothing", nil, ""},
 		{"OK what there is", map[string]string{"VM_NETWORK": "none", "VM_READY": "none", "VM_IMAGE": "/a", "VM_FIRMWARE": "uefi", "VM_TPM": "no", "VM_DISKS": "none", "RANCHER_VM": "true"}, ""},
-		{"bad mode", map[string]string{"VM_NETWORK": "nat"}, `VM_NETWORK="nat": not in this release; write user, passt, bridge or none`},
 		{"bad disks", map[string]string{
 			"VM_IMAGE": "https://me:hush@h/a", "VM_IMAGE_SHA256": "auto", "VM_DISKS": "10G", "VM_VOLUMES": "a=/a", "VM_DISK_MODE": "direct", "VM_DISK_ON_NEW_IMAGE": "recreate",
 		}, strings.Join([]string{

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -44,15 +45,15 @@ func (j *Joined) Close() {
 }
 
 // Apply makes the plan true in the network namespace of the calling thread. It may be done again, after it was cut off at any
-// point too: the pod's interfaces join their bridges last of all, when everything is ready for the guest, and what Release does
+// point too: the pod's interfaces are joined last of all, when everything is ready for the guest, and what Release does
 // undoes it all.
 func (p Plan) Apply() (*Joined, error) {
 	j := &Joined{}
 	if len(p.Bridges) == 0 {
 		return j, nil
 	}
-	if err := filter(p.Bridges); err != nil {
-		return nil, fmt.Errorf("%w; the kernel needs nftables with the family bridge (CONFIG_NF_TABLES_BRIDGE) and connection tracking", err)
+	if err := p.filter(); err != nil {
+		return nil, err
 	}
 	for _, b := range p.Bridges {
 		if err := b.make(j); err != nil {
@@ -61,12 +62,35 @@ func (p Plan) Apply() (*Joined, error) {
 		}
 	}
 	for _, b := range p.Bridges {
-		if err := b.join(); err != nil {
+		if err := p.join(b); err != nil {
 			j.Close()
 			return nil, errors.Join(err, Release())
 		}
 	}
 	return j, nil
+}
+
+// filter makes the rules for the packets. They come first: without the links they do nothing.
+func (p Plan) filter() error {
+	if p.NAT != nil {
+		if err := p.NAT.translate(p.Bridges[0]); err != nil {
+			return fmt.Errorf("%w; the kernel needs nftables with NAT in the family inet (Linux 5.2, CONFIG_NFT_NAT, CONFIG_NFT_MASQ, CONFIG_NFT_FIB_INET)", err)
+		}
+		forgetDatagrams()
+		return nil
+	}
+	if err := filter(p.Bridges); err != nil {
+		return fmt.Errorf("%w; the kernel needs nftables with the family bridge (CONFIG_NF_TABLES_BRIDGE) and connection tracking", err)
+	}
+	return nil
+}
+
+// join connects a bridge with the guest and the outside.
+func (p Plan) join(b BridgePlan) error {
+	if p.NAT != nil {
+		return p.NAT.join(b)
+	}
+	return b.join()
 }
 
 // make makes the bridge with the guest's and vmentry's own port. Nothing of the pod's is touched.
@@ -255,6 +279,9 @@ func Release() error {
 			}
 		}
 	}
+	if err := stopForwarding(links); err != nil {
+		return err
+	}
 	for _, l := range links {
 		if !bridges[l.Attrs().Index] {
 			continue
@@ -264,6 +291,25 @@ func Release() error {
 		}
 	}
 	return errors.Join(forgetOutward(), deleteTable(nftables.TableFamilyBridge), deleteTable(nftables.TableFamilyINet))
+}
+
+// stopForwarding gives the pod's interfaces the namespace's own setting (net.ipv4.ip_forward) again: without the rules that come with
+// nat mode, a pod that forwards would be its neighbours' router. What a link had before is not known after a crash, and differs from
+// that only where somebody has set it for the one link.
+func stopForwarding(links []netlink.Link) error {
+	value := uint32(0)
+	if sysctl("net/ipv4/ip_forward") == "1" {
+		value = 1
+	}
+	for _, l := range links {
+		if a := l.Attrs(); ours(a.Name) || a.Flags&net.FlagLoopback != 0 || hollow(a) {
+			continue
+		}
+		if err := setIPv4(l, map[int]uint32{forwarding: value}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // release makes an uplink what it was: no port of a bridge, and its addresses the pod's.

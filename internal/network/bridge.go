@@ -17,7 +17,7 @@ type BridgePlan struct {
 	Name    string
 	MAC     net.HardwareAddr // never the guest's: frames for the bridge's own MAC end in the pod
 	MTU     int              // bytes, of the bridge and all its ports
-	Uplink  string           // the pod's interface
+	Uplink  string           // the pod's interface; empty in nat mode, where the pod's kernel is between the two
 	Guest   net.HardwareAddr // the card's MAC
 	Tap     Tap
 	Service *Service  `json:",omitempty"` // nil: layer 2 alone
@@ -30,6 +30,7 @@ type BridgePlan struct {
 type Service struct {
 	Name  string
 	MAC   net.HardwareAddr
+	V4    netip.Addr // the DHCP server's: the pod's own on the bridge, or one that nobody else has
 	Lease Lease
 }
 
@@ -232,7 +233,7 @@ func (p *Plan) bridge(in Input, l Link, i int, mac net.HardwareAddr) BridgePlan 
 	b.Lasting = slices.DeleteFunc(slices.Clone(l.Addresses), func(a Address) bool { return !a.Expires || a.LinkLocal || a.Unusable })
 	b.Inside = inside(in.Pod, l, i, &lease)
 	if in.DHCP {
-		b.Service = &Service{Name: fmt.Sprint(servicePrefix, i), MAC: madeMAC("service", l.MAC), Lease: lease}
+		b.Service = &Service{Name: fmt.Sprint(servicePrefix, i), MAC: madeMAC("service", l.MAC), V4: b.Inside.V4, Lease: lease}
 	} else {
 		b.Inside.DNS, b.Inside.Servers = netip.Addr{}, nil
 	}
@@ -256,12 +257,7 @@ func madeMAC(what string, of net.HardwareAddr) net.HardwareAddr {
 
 // lease is what the guest is told; not usable when the interface has no address to give.
 func (p *Plan) lease(in Input, l Link) (lease Lease, usable bool) {
-	lease = Lease{HostName: in.HostName, MTU: l.MTU, Search: in.Pod.Resolver.Search}
-	for _, r := range l.Routes {
-		if r.Default() && r.MTU != 0 {
-			lease.MTU = min(lease.MTU, r.MTU)
-		}
-	}
+	lease = Lease{HostName: in.HostName, MTU: l.pathMTU(), Search: in.Pod.Resolver.Search}
 	if addresses := l.addresses(true); len(addresses) > 0 {
 		lease.V4 = p.lease4(in, l, addresses)
 	}
@@ -427,8 +423,12 @@ func (l *Lease) forwardDNS(in Inside) netip.Addr {
 
 // lines prints a bridge for people, and what the guest at its card n is told.
 func (b BridgePlan) lines(n NIC) []string {
-	lines := []string{fmt.Sprintf("bridge %s joins %s, which keeps its name, MAC and addresses, and the guest's %s (MTU %d, queues %d%s)",
-		b.Name, b.Uplink, b.Tap.Name, b.MTU, b.Tap.Queues, map[bool]string{true: ", vhost-net"}[b.Tap.Vhost])}
+	joins := "has"
+	if b.Uplink != "" {
+		joins = "joins " + b.Uplink + ", which keeps its name, MAC and addresses, and"
+	}
+	lines := []string{fmt.Sprintf("bridge %s %s the guest's %s (MTU %d, queues %d%s)",
+		b.Name, joins, b.Tap.Name, b.MTU, b.Tap.Queues, map[bool]string{true: ", vhost-net"}[b.Tap.Vhost])}
 	if b.Service == nil {
 		lines = append(lines, "nothing is said to the guest: layer 2 alone")
 	} else {

@@ -130,7 +130,7 @@ func TestBridgePlan(t *testing.T) {
 		}, []string{"bridge: one virtio card, 02:01:01:01:01:01", "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 1500, queues 8, vhost-net)", "the guest gets 10.7.0.5/24", own, reaches,
 			"warning: VM_MAC=02:01:01:01:01:01 is not the MAC that the cluster gave eth0 (02:00:00:00:00:05): networks that check it (Cilium, Calico, clouds) drop the guest's frames"}},
 		{"after a crash", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.Pod.Links[0].Bridge = "vm-br0" },
-			[]string{"the pod takes back the addresses that an earlier start gave to a guest", card, joins, "the guest gets 10.7.0.5/24", own, reaches}},
+			[]string{"what an earlier start has made of the pod's network is undone first", card, joins, "the guest gets 10.7.0.5/24", own, reaches}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -20,10 +20,11 @@ import (
 // the kernel's.
 func Inspect(resolvConf string) (Pod, error) {
 	pod := Pod{
-		Tun:      unusable("/dev/net/tun"),
-		Vhost:    unusable("/dev/vhost-net") == "",
-		NetAdmin: hasNetAdmin(),
-		IPv6:     hasIPv6(),
+		Tun:       unusable("/dev/net/tun"),
+		Vhost:     unusable("/dev/vhost-net") == "",
+		NetAdmin:  hasNetAdmin(),
+		IPv6:      hasIPv6(),
+		Forwards6: sysctl("net/ipv6/conf/all/forwarding") == "1",
 	}
 	links, err := retry(netlink.LinkList)
 	if err != nil {
@@ -33,6 +34,7 @@ func Inspect(resolvConf string) (Pod, error) {
 	for _, l := range links {
 		names[l.Attrs().Index] = l.Attrs().Name
 	}
+	pod.Remains = slices.ContainsFunc(links, func(l netlink.Link) bool { return ours(l.Attrs().Name) }) || pod.NetAdmin && hasTable()
 	for _, l := range links {
 		a := l.Attrs()
 		if a.Flags&net.FlagLoopback != 0 || ours(a.Name) || hollow(a) {
@@ -209,9 +211,15 @@ func hasNetAdmin() bool {
 
 // hasIPv6 says whether the kernel has IPv6 and new interfaces get it. Docker switches it off for a namespace as a whole, and then on for each
 // interface that has an IPv6 address, which leaves conf/all at 1.
-func hasIPv6() bool {
-	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/default/disable_ipv6")
-	return err == nil && strings.TrimSpace(string(off)) == "0"
+func hasIPv6() bool { return sysctl("net/ipv6/conf/default/disable_ipv6") == "0" }
+
+// sysctl is a setting of the kernel, those of the network being the namespace's; empty where there is no such setting.
+func sysctl(name string) string {
+	value, err := os.ReadFile("/proc/sys/" + name)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(value))
 }
 
 // readResolver reads a resolv.conf(5): the last of several search lists counts, a line that is no such thing does not. No

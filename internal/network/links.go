@@ -100,8 +100,11 @@ func setMACPort(mac net.HardwareAddr, port netlink.Link) error {
 
 // Settings of a link (include/uapi/linux/ip.h, IPV4_DEVCONF_…; what they do: Documentation/networking/ip-sysctl.rst).
 const (
-	arpIgnore   = 19
-	acceptLocal = 23
+	forwarding    = 1
+	arpAnnounce   = 18
+	arpIgnore     = 19
+	acceptLocal   = 23
+	routeLocalnet = 26
 )
 
 // Modes of making link-local addresses (include/uapi/linux/if_link.h, IFLA_INET6_ADDR_GEN_MODE).

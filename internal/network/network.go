@@ -16,6 +16,7 @@ type Mode string
 const (
 	User   Mode = "user"   // QEMU's own user network: no privilege, and only forwarded ports reach the guest
 	Passt  Mode = "passt"  // the guest shares the pod's addresses: passt makes sockets of the pod from the guest's traffic
+	NAT    Mode = "nat"    // the guest has addresses of its own, and the pod's kernel translates
 	Bridge Mode = "bridge" // the guest takes the pod's addresses
 	None   Mode = "none"   // not at all
 )
@@ -38,28 +39,30 @@ type Input struct {
 	NICModel   string
 	CPUs       int // of the guest: a card may have a queue for each
 	Forwards   []Forward
-	Interfaces []string // the pod's interfaces that the guest gets, in order; nil: the mode's default
-	DHCP       bool     // vmentry tells the guest its addresses
+	AllPorts   bool         // nobody has said which ports lead to the guest: as many as the mode can
+	OwnPorts   []uint16     // TCP ports that vmentry listens on
+	Services   []netip.Addr // addresses of the cluster's services
+	Interfaces []string     // the pod's interfaces that the guest gets, in order; nil: the mode's default
+	DHCP       bool         // vmentry tells the guest its addresses
 	Pod        Pod
 
 	Unsupervised bool // vmentry does not stay beside QEMU
 
 	// For passt alone.
-	Passt    PasstProgram
-	AllPorts bool     // every port of the pod is the guest's, and not those of Forwards
-	Own      []uint16 // but for these TCP ports, which vmentry serves
-	RunDir   string
-	Root     bool // vmentry runs as root
+	Passt  PasstProgram
+	RunDir string
+	Root   bool // vmentry runs as root
 }
 
 // Plan is how the guest will be connected.
 type Plan struct {
 	Mode     Mode
 	NICs     []NIC
-	Bridges  []BridgePlan `json:",omitempty"` // one for each card in bridge mode
+	Bridges  []BridgePlan `json:",omitempty"` // one for each card in bridge and nat mode
+	NAT      *NATPlan     `json:",omitempty"` // in nat mode
 	Relays   []Relay      `json:",omitempty"`
 	Helper   *Helper      `json:",omitempty"`
-	Release  bool         `json:",omitempty"` // an earlier start gave the pod's addresses to a guest: the pod takes them back first
+	Release  bool         `json:",omitempty"` // an earlier start has left its network behind, maybe with the pod's addresses: that is undone first
 	Warnings []string     `json:",omitempty"`
 }
 
@@ -93,6 +96,8 @@ func MakePlan(in Input) (Plan, error) {
 		plan = userPlan(in)
 	case Passt:
 		plan, err = passtPlan(in)
+	case NAT:
+		plan, err = natPlan(in)
 	case Bridge:
 		plan, err = bridgePlan(in)
 	}
@@ -130,7 +135,7 @@ func (in Input) mac() net.HardwareAddr {
 func (p Plan) Lines() []string {
 	var lines []string
 	if p.Release {
-		lines = append(lines, "the pod takes back the addresses that an earlier start gave to a guest")
+		lines = append(lines, "what an earlier start has made of the pod's network is undone first")
 	}
 	if p.Mode == None {
 		return append(lines, "none: the guest has no network card")
@@ -146,6 +151,9 @@ func (p Plan) Lines() []string {
 		if i < len(p.Bridges) {
 			lines = append(lines, p.Bridges[i].lines(n)...)
 		}
+	}
+	if p.NAT != nil {
+		lines = append(lines, p.NAT.lines()...)
 	}
 	for _, w := range p.Warnings {
 		lines = append(lines, "warning: "+w)

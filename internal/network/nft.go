@@ -57,6 +57,16 @@ func deleteTable(family nftables.TableFamily) error {
 	return nil
 }
 
+// hasTable says whether there is a table of vmentry's. A kernel without nftables has none.
+func hasTable() bool {
+	conn, err := nftables.New()
+	if err != nil {
+		return false
+	}
+	tables, err := conn.ListTables()
+	return err == nil && slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName })
+}
+
 func familyName(f nftables.TableFamily) string {
 	if f == nftables.TableFamilyBridge {
 		return "bridge"
@@ -75,6 +85,11 @@ func (r *ruleset) fail(err error) {
 	if r.err == nil {
 		r.err = err
 	}
+}
+
+// part adds a chain that others jump to.
+func (r *ruleset) part(name string) *chain {
+	return &chain{r, r.conn.AddChain(&nftables.Chain{Name: name, Table: r.table})}
 }
 
 type chain struct {
@@ -109,6 +124,11 @@ func interfaceName(name string) []byte {
 func from(link string) []expr.Any { return load(expr.MetaKeyIIFNAME, interfaceName(link)) }
 func to(link string) []expr.Any   { return load(expr.MetaKeyOIFNAME, interfaceName(link)) }
 
+// notFrom matches what came in by another link.
+func notFrom(link string) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: interfaceName(link)}}
+}
+
 func etherType(t uint16) []expr.Any {
 	return load(expr.MetaKeyPROTOCOL, binaryutil.BigEndian.PutUint16(t))
 }
@@ -118,6 +138,10 @@ func protocol(p byte) []expr.Any { return load(expr.MetaKeyL4PROTO, []byte{p}) }
 // targetPort matches a UDP or TCP port; the protocol must have been matched.
 func targetPort(p uint16) []expr.Any {
 	return []expr.Any{payload(expr.PayloadBaseTransportHeader, 2, 2), equal(binaryutil.BigEndian.PutUint16(p))}
+}
+
+func icmp(kind byte) []expr.Any {
+	return slices.Concat(protocol(unix.IPPROTO_ICMP), []expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1), equal([]byte{kind})})
 }
 
 func icmp6(kind byte) []expr.Any {
@@ -138,7 +162,7 @@ func answering() []expr.Any {
 	return slices.Concat(etherType(unix.ETH_P_ARP), []expr.Any{payload(expr.PayloadBaseNetworkHeader, 6, 2), equal([]byte{0, 2})})
 }
 
-// sentBy and sentTo match the addresses in the IP header.
+// sentBy and sentTo match the addresses in the IP header of a frame.
 func sentBy(a netip.Addr) []expr.Any { return ipField(a, 12, 8) }
 func sentTo(a netip.Addr) []expr.Any { return ipField(a, 16, 24) }
 
@@ -147,6 +171,28 @@ func ipField(a netip.Addr, offset4, offset6 uint32) []expr.Any {
 		return slices.Concat(etherType(unix.ETH_P_IP), []expr.Any{payload(expr.PayloadBaseNetworkHeader, offset4, 4), equal(a.AsSlice())})
 	}
 	return slices.Concat(etherType(unix.ETH_P_IPV6), []expr.Any{payload(expr.PayloadBaseNetworkHeader, offset6, 16), equal(a.AsSlice())})
+}
+
+// sender and receiver match the network that the addresses of a packet are of, in the family inet.
+func sender(p netip.Prefix) []expr.Any   { return ipNetwork(p, 12, 8) }
+func receiver(p netip.Prefix) []expr.Any { return ipNetwork(p, 16, 24) }
+
+func ipNetwork(p netip.Prefix, offset4, offset6 uint32) []expr.Any {
+	network := p.Masked().Addr().AsSlice()
+	size, offset := uint32(len(network)), offset6
+	if p.Addr().Is4() {
+		offset = offset4
+	}
+	parts := append(ofFamily(p.Addr()), payload(expr.PayloadBaseNetworkHeader, offset, size))
+	if !p.IsSingleIP() {
+		parts = append(parts, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: ipNet(p).Mask, Xor: make([]byte, size)})
+	}
+	return append(parts, equal(network))
+}
+
+// ofFamily matches packets of an address's family, in the family inet.
+func ofFamily(a netip.Addr) []expr.Any {
+	return load(expr.MetaKeyNFPROTO, []byte{nfFamily(a)})
 }
 
 // fromMAC matches the sender's hardware address.
@@ -184,13 +230,86 @@ func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDro
 
 // tracked matches packets of connections that the pod has made or answered.
 func tracked() []expr.Any {
+	return anyBit(&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+}
+
+// translated matches packets of connections whose receiver was changed (IPS_DST_NAT in include/uapi/linux/netfilter/nf_conntrack_common.h).
+func translated() []expr.Any { return anyBit(&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, 1<<5) }
+
+// anyBit matches when what is loaded, a number of four bytes, has one of the bits.
+func anyBit(load expr.Any, bits uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED), Xor: make([]byte, 4)},
+		load,
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 	}
 }
+
+// toOthers matches packets that are not for an address of the pod's, whichever it has by now.
+func toOthers() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}
+}
+
+// opening matches TCP segments that open a connection: those with the flag SYN.
+func opening() []expr.Any {
+	return slices.Concat(protocol(unix.IPPROTO_TCP), []expr.Any{
+		payload(expr.PayloadBaseTransportHeader, 13, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{2}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0}},
+	})
+}
+
+// clampMSS makes the largest segment that is announced (TCP option 2, RFC 9293, section 3.7.1) as small as the routes of both directions
+// want it; the kernel never makes it larger.
+func clampMSS() []expr.Any {
+	return []expr.Any{
+		&expr.Rt{Key: expr.RtTCPMSS, Register: 1},
+		&expr.Byteorder{Op: expr.ByteorderHton, SourceRegister: 1, DestRegister: 1, Len: 2, Size: 2},
+		&expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: 2, Offset: 2, Len: 2, SourceRegister: 1},
+	}
+}
+
+// sendTo changes the receiver of a connection, sendToPort the port as well.
+func sendTo(a netip.Addr) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: a.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(nfFamily(a)), RegAddrMin: 1},
+	}
+}
+
+func sendToPort(a netip.Addr, port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: a.AsSlice()},
+		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(nfFamily(a)), RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+	}
+}
+
+func nfFamily(a netip.Addr) byte {
+	if a.Is4() {
+		return unix.NFPROTO_IPV4
+	}
+	return unix.NFPROTO_IPV6
+}
+
+// masquerade makes an address of the link by which a connection leaves its sender.
+func masquerade() []expr.Any { return []expr.Any{&expr.Masq{}} }
+
+// jump goes on in another chain; leave goes back from there.
+func jump(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
+}
+
+func leave() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}} }
+
+// Pings (RFC 792; RFC 4443, section 4.1).
+const (
+	echoRequest  = 8
+	echoRequest6 = 128
+)
 
 // ICMPv6 messages (RFC 4861, section 4).
 const (

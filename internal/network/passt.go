@@ -71,7 +71,7 @@ func passtPlan(in Input) (Plan, error) {
 	if in.Passt.HostName && in.HostName != "" {
 		h.Args = append(h.Args, "--hostname", in.HostName)
 	}
-	h.Args = append(h.Args, in.ports("--tcp-ports", "tcp", in.Own)...)
+	h.Args = append(h.Args, in.ports("--tcp-ports", "tcp", in.OwnPorts)...)
 	h.Args = append(h.Args, in.ports("--udp-ports", "udp", nil)...)
 	plan := Plan{Mode: Passt, Helper: &h, NICs: []NIC{{
 		Model: in.NICModel, MAC: in.mac(), HostName: in.HostName, Socket: h.Socket, Forwards: in.Forwards, AllPorts: in.AllPorts,
@@ -169,7 +169,7 @@ func (h Helper) near(host netip.Addr) netip.Addr {
 	case host == netip.IPv6Unspecified():
 		return netip.IPv6Loopback()
 	case host.IsUnspecified():
-		return loopback4
+		return localhost
 	}
 	return host
 }
@@ -178,13 +178,13 @@ func (h Helper) near(host netip.Addr) netip.Addr {
 func (p Pod) loopback() netip.Addr {
 	for _, l := range p.Links {
 		if len(l.addresses(true)) > 0 {
-			return loopback4
+			return localhost
 		}
 	}
 	if p.hasIPv6() {
 		return netip.IPv6Loopback()
 	}
-	return loopback4
+	return localhost
 }
 
-var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})

@@ -23,7 +23,7 @@ func TestPasstPlan(t *testing.T) {
 	}{
 		{"every port", Input{NICModel: "virtio", AllPorts: true, Passt: PasstProgram{HostName: true}}, []string{"--mtu", "65520", "--tcp-ports", "all", "--udp-ports", "all"},
 			[]string{"every port of the pod that passt can have leads to the same port of the guest"}},
-		{"every port but vmentry's own", Input{NICModel: "virtio", AllPorts: true, Own: []uint16{8080}, Passt: PasstProgram{HostName: true}}, []string{"--mtu", "65520", "--tcp-ports", "~8080", "--udp-ports", "all"},
+		{"every port but vmentry's own", Input{NICModel: "virtio", AllPorts: true, OwnPorts: []uint16{8080}, Passt: PasstProgram{HostName: true}}, []string{"--mtu", "65520", "--tcp-ports", "~8080", "--udp-ports", "all"},
 			[]string{"every port of the pod that passt can have leads to the same port of the guest"}},
 		{"no port", Input{NICModel: "virtio", Passt: PasstProgram{HostName: true}}, []string{"--mtu", "65520", "--tcp-ports", "none", "--udp-ports", "none"}, []string{"no port of the pod leads to the guest"}},
 		{"some ports, as root, with a host name", Input{NICModel: "e1000", Forwards: []Forward{web, dns, ssh}, Root: true, HostName: "vm", Passt: PasstProgram{HostName: true}},

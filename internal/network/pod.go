@@ -8,9 +8,11 @@ import (
 
 // Pod is the network namespace that the container shares with its pod, as [Inspect] found it.
 type Pod struct {
-	Links    []Link // all but lo and what vmentry itself made, in the kernel's order
-	Resolver Resolver
-	IPv6     bool // interfaces that are made here speak IPv6; those that are there may, even if not
+	Links     []Link // all but lo and what vmentry itself made, in the kernel's order
+	Resolver  Resolver
+	IPv6      bool // interfaces that are made here speak IPv6; those that are there may, even if not
+	Forwards6 bool // the kernel forwards IPv6 (net.ipv6.conf.all.forwarding)
+	Remains   bool // an earlier start has left links or rules behind
 
 	Tun      string // why /dev/net/tun cannot be used; empty: it can
 	NetAdmin bool   // CAP_NET_ADMIN
@@ -77,9 +79,9 @@ func (r Resolver) on(l Link, is4 bool) []netip.Addr {
 	return all
 }
 
-// Joined says whether an earlier start has left a link of the pod in a bridge of vmentry's.
+// Joined says whether an earlier start has left anything of its network behind.
 func (p Pod) Joined() bool {
-	return slices.ContainsFunc(p.Links, func(l Link) bool { return l.Bridge != "" })
+	return p.Remains || slices.ContainsFunc(p.Links, func(l Link) bool { return l.Bridge != "" })
 }
 
 // link is the link of that name, nil if there is none.
@@ -133,6 +135,13 @@ func (p Pod) names(a netip.Addr) bool {
 	return slices.Contains(p.Resolver.Servers, a)
 }
 
+// has says whether an address is the pod's own.
+func (p Pod) has(a netip.Addr) bool {
+	return slices.ContainsFunc(p.Links, func(l Link) bool {
+		return slices.ContainsFunc(l.Addresses, func(have Address) bool { return have.Addr() == a })
+	})
+}
+
 // mac is the hardware address of a gateway of the link, nil if the pod does not know it.
 func (l Link) mac(gateway netip.Addr) net.HardwareAddr {
 	for _, g := range l.Gateways {
@@ -164,4 +173,15 @@ func (l Link) defaultRoute(is4 bool) *Route {
 // reaches says whether a network is on the link: there is a route to it without a router.
 func (l Link) reaches(network netip.Prefix) bool {
 	return slices.ContainsFunc(l.Routes, func(r Route) bool { return r.Dst == network && !r.Via.IsValid() })
+}
+
+// pathMTU is how many bytes a packet out of the link may have.
+func (l Link) pathMTU() int {
+	mtu := l.MTU
+	for _, r := range l.Routes {
+		if r.Default() && r.MTU != 0 {
+			mtu = min(mtu, r.MTU)
+		}
+	}
+	return mtu
 }

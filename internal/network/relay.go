@@ -51,7 +51,7 @@ func through(qemu []Forward, f Forward) netip.AddrPort {
 			continue
 		}
 		if !q.HostIP.IsValid() || q.HostIP.IsUnspecified() {
-			q.HostIP = loopback4
+			q.HostIP = localhost
 		}
 		return netip.AddrPortFrom(q.HostIP, q.HostPort)
 	}

@@ -125,7 +125,7 @@ func tinyGuest(t testing.TB) (kernel, initrd string) {
 }
 
 // cached is the folder of the cache that `make name` makes, and that must have a file.
-func cached(t *testing.T, name, file string) string {
+func cached(t testing.TB, name, file string) string {
 	t.Helper()
 	cache := os.Getenv("VMENTRY_CACHE")
 	if cache == "" {
