@@ -149,15 +149,15 @@ type vm struct {
 }
 
 // start starts vmentry as process 1 of the container.
-func (c *container) start(t *testing.T) *vm {
+func (c *container) start(t *testing.T, args ...string) *vm {
 	t.Helper()
-	return c.startAs(t, c.pod.Shape.Container)
+	return c.startAs(t, c.pod.Shape.Container, args...)
 }
 
 // startAs is start in a container with other rights than its shape has.
-func (c *container) startAs(t *testing.T, rights pod.Container) *vm {
+func (c *container) startAs(t *testing.T, rights pod.Container, args ...string) *vm {
 	t.Helper()
-	cmd := c.pod.Command(rights, vmentry)
+	cmd := c.pod.Command(rights, append([]string{vmentry}, args...)...)
 	cmd.Env = c.environment(t)
 	return &vm{Process: process.StartTyping(t, cmd), container: c}
 }
