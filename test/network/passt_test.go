@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/vmentry/vmentry/test/pod"
 	"github.com/vmentry/vmentry/test/process"
@@ -188,10 +187,6 @@ func TestPasstStops(t *testing.T) {
 		_, err := os.Stat(filepath.Join(bin, "began"))
 		return err
 	})
-	began := time.Now()
 	v.Signal(t, syscall.SIGTERM)
 	v.Wants(t, 143)
-	if time.Since(began) > 25*time.Second {
-		t.Error("it waited for passt")
-	}
 }
