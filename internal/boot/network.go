@@ -152,12 +152,17 @@ func (p Plan) join() (*network.Joined, error) {
 	return joined, nil
 }
 
-// release gives the pod the addresses back that an earlier start gave to a guest: what comes first may need the network.
+// release gives the pod the addresses back that an earlier start gave to a guest: what comes first may need the network. A guest that is
+// alive in another container of the pod keeps them, where this one does not need them.
 func (p Plan) release() error {
 	if !p.Network.Release {
 		return nil
 	}
-	if err := network.Release(); err != nil {
+	err := network.Release()
+	if errors.Is(err, network.ErrInUse) && len(p.Network.Bridges) == 0 {
+		return nil
+	}
+	if err != nil {
 		return fail(supervise.Unavailable, "the pod's addresses cannot be taken back from an earlier start: %w", err)
 	}
 	return nil
