@@ -303,6 +303,30 @@ func TestInspectWaits(t *testing.T) {
 	}
 }
 
+// TestIPv6OfInterfaces: in Docker's networks IPv6 is on where there is an address, and nowhere else; the guest has it all the same.
+func TestIPv6OfInterfaces(t *testing.T) {
+	pod(t)
+	for _, command := range []string{
+		"sysctl -qw net.ipv6.conf.all.disable_ipv6=1", "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0",
+		"ip addr add fd07::5/64 dev eth0 nodad", "ip -6 route add default via fd07::1",
+	} {
+		words := strings.Fields(command)
+		run(t, words[0], words[1:]...)
+	}
+	plan, err := MakePlan(bridgeInput(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := plan.Apply()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer joined.Close()
+	if v6 := plan.Bridges[0].Service.Lease.V6; v6 == nil || !v6.Router.IsValid() {
+		t.Errorf("the guest is told %+v of IPv6", v6)
+	}
+}
+
 // TestSeveralWays: of a route with several gateways the guest gets one.
 func TestSeveralWays(t *testing.T) {
 	pod(t)

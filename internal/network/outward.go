@@ -88,6 +88,9 @@ func setIPv4Field(offset uint32, a netip.Addr) []expr.Any {
 // is elsewhere, and a later start reads them here.
 func (in Inside) remember(bridge netlink.Link) error {
 	for _, g := range in.Known {
+		if g.IP.Is6() && !in.V6.IsValid() {
+			continue // a bridge without IPv6 has no place for it
+		}
 		err := netlink.NeighSet(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, IP: g.IP.AsSlice(), HardwareAddr: g.MAC, State: netlink.NUD_PERMANENT})
 		if err != nil {
 			return fmt.Errorf("cannot set the hardware address of the gateway %s on %s: %w", g.IP, bridge.Attrs().Name, err)
