@@ -69,34 +69,27 @@ func enter(t *testing.T, name string) {
 	}
 }
 
-// listenIn listens in another network namespace, on the address that the pod knows of it.
-func listenIn(t *testing.T, namespace string) net.Listener {
+// in runs f in another network namespace: the sockets that it opens are that one's.
+func in(t *testing.T, namespace string, f func() error) {
 	t.Helper()
-	type result struct {
-		l   net.Listener
-		err error
-	}
-	listening := make(chan result)
+	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread has left its namespace
 		ns, err := netns.GetFromName(namespace)
 		if err != nil {
-			listening <- result{nil, err}
+			done <- err
 			return
 		}
 		defer ns.Close()
 		if err := netns.Set(ns); err != nil {
-			listening <- result{nil, err}
+			done <- err
 			return
 		}
-		l, err := net.Listen("tcp4", "10.7.0.1:0")
-		listening <- result{l, err}
+		done <- f()
 	}()
-	r := <-listening
-	if r.err != nil {
-		t.Fatal(r.err)
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
-	return r.l
 }
 
 func run(t *testing.T, command string, args ...string) string {
@@ -421,7 +414,11 @@ func TestOutward(t *testing.T) {
 	peer := pod(t)
 	joined, _ := apply(t)
 	const text = "for the pod alone"
-	l := listenIn(t, peerName)
+	var l net.Listener
+	in(t, peerName, func() (err error) {
+		l, err = net.Listen("tcp4", "10.7.0.1:0")
+		return err
+	})
 	defer l.Close()
 	go func() {
 		if conn, err := l.Accept(); err == nil {
