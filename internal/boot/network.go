@@ -181,12 +181,16 @@ func (p Plan) join() (*network.Joined, error) {
 }
 
 // release undoes what an earlier start has made of the pod's network, which may have cost the pod its addresses: what comes first
-// may need them.
+// may need them. A guest that is alive in another container of the pod keeps them, where this one does not need them.
 func (p Plan) release() error {
 	if !p.Network.Release {
 		return nil
 	}
-	if err := network.Release(); err != nil {
+	err := network.Release()
+	if errors.Is(err, network.ErrInUse) && len(p.Network.Bridges) == 0 {
+		return nil
+	}
+	if err != nil {
 		return fail(supervise.Unavailable, "what an earlier start has made of the pod's network cannot be undone: %w", err)
 	}
 	return nil

@@ -52,6 +52,9 @@ func (p Plan) Apply() (*Joined, error) {
 	if len(p.Bridges) == 0 {
 		return j, nil
 	}
+	if err := awaitNoTaps(); err != nil {
+		return nil, err
+	}
 	if err := p.filter(); err != nil {
 		return nil, err
 	}
@@ -190,7 +193,7 @@ func (b BridgePlan) join() error {
 	if err != nil {
 		return err
 	}
-	if err := keep(uplink, b.Lasting); err != nil {
+	if err := b.Lasting.keep(uplink); err != nil {
 		return err
 	}
 	if err := netlink.LinkSetUp(uplink); err != nil {
@@ -209,11 +212,20 @@ func (b BridgePlan) join() error {
 	return b.Inside.divert(uplink, bridge)
 }
 
-// keep makes addresses permanent that would run out: whoever renewed them cannot reach the pod any more.
-func keep(uplink netlink.Link, addresses []Address) error {
-	for _, a := range addresses {
+// keep makes permanent what would run out.
+func (l Lasting) keep(uplink netlink.Link) error {
+	for _, a := range l.Addresses {
 		if err := netlink.AddrReplace(uplink, &netlink.Addr{IPNet: ipNet(a.Prefix), Flags: unix.IFA_F_NODAD}); err != nil {
 			return fmt.Errorf("cannot make the address %s of %s permanent: %w", a.Prefix, uplink.Attrs().Name, err)
+		}
+	}
+	for _, r := range l.Routes {
+		lasting := &netlink.Route{LinkIndex: uplink.Attrs().Index, Dst: ipNet(r.Dst), Priority: r.Metric, MTU: r.MTU, Protocol: unix.RTPROT_STATIC}
+		if r.Via.IsValid() {
+			lasting.Gw = r.Via.AsSlice()
+		}
+		if err := netlink.RouteReplace(lasting); err != nil {
+			return fmt.Errorf("cannot make the route to %s through %s permanent: %w", r.Dst, uplink.Attrs().Name, err)
 		}
 	}
 	return nil
@@ -232,14 +244,14 @@ func (in Inside) divert(uplink, bridge netlink.Link) error {
 		}
 		r := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipNet(host(a)), Src: source.AsSlice()}
 		if a.Is4() {
-			r.Scope = netlink.SCOPE_LINK
-		}
-		if in.outward() && a.Is4() {
-			r.Table = outwardTable
+			r.Scope, r.Table = netlink.SCOPE_LINK, outwardTable
 		}
 		if err := netlink.RouteReplace(r); err != nil {
 			return fmt.Errorf("cannot make the route to %s over %s: %w", a, bridge.Attrs().Name, err)
 		}
+	}
+	if err := in.remember(bridge); err != nil {
+		return err
 	}
 	return in.routeOutward(bridge)
 }
@@ -262,15 +274,18 @@ func deleteRoute(r *netlink.Route) error {
 }
 
 // Release gives the pod its addresses back and takes away what an earlier start has made, however far it had come. Without
-// anything to release it does nothing.
+// anything to release it does nothing. Where the earlier start's guest is still alive it is [ErrInUse], and nothing is done.
 func Release() error {
+	if err := awaitNoTaps(); err != nil {
+		return err
+	}
 	links, err := retry(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("cannot list the pod's interfaces: %w", err)
 	}
 	bridges := map[int]bool{}
 	for _, l := range links {
-		bridges[l.Attrs().Index] = strings.HasPrefix(l.Attrs().Name, bridgePrefix)
+		bridges[l.Attrs().Index] = l.Type() == "bridge" && strings.HasPrefix(l.Attrs().Name, bridgePrefix)
 	}
 	for _, l := range links {
 		if bridges[l.Attrs().MasterIndex] && !ours(l.Attrs().Name) {
@@ -312,12 +327,10 @@ func stopForwarding(links []netlink.Link) error {
 	return nil
 }
 
-// release makes an uplink what it was: no port of a bridge, and its addresses the pod's.
+// release makes an uplink what it was: its addresses the pod's, and no port of a bridge. That comes last: by it a start that comes after one
+// that was cut off here sees that there is something to release.
 func release(uplink netlink.Link) error {
 	name := uplink.Attrs().Name
-	if err := netlink.LinkSetNoMaster(uplink); err != nil {
-		return fmt.Errorf("cannot take %s out of its bridge: %w", name, err)
-	}
 	addresses, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(uplink, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("cannot list the addresses of %s: %w", name, err)
@@ -337,6 +350,9 @@ func release(uplink netlink.Link) error {
 		if err := netlink.RouteAdd(localRoute(uplink, ip.Unmap())); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("cannot give the pod its address %s back: %w", a.IP, err)
 		}
+	}
+	if err := netlink.LinkSetNoMaster(uplink); err != nil {
+		return fmt.Errorf("cannot take %s out of its bridge: %w", name, err)
 	}
 	return nil
 }

@@ -1,9 +1,11 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"regexp"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netns"
 )
 
@@ -66,34 +69,27 @@ func enter(t *testing.T, name string) {
 	}
 }
 
-// listenIn listens in another network namespace, on the address that the pod knows of it.
-func listenIn(t *testing.T, namespace string) net.Listener {
+// in runs f in another network namespace: the sockets that it opens are that one's.
+func in(t *testing.T, namespace string, f func() error) {
 	t.Helper()
-	type result struct {
-		l   net.Listener
-		err error
-	}
-	listening := make(chan result)
+	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread has left its namespace
 		ns, err := netns.GetFromName(namespace)
 		if err != nil {
-			listening <- result{nil, err}
+			done <- err
 			return
 		}
 		defer ns.Close()
 		if err := netns.Set(ns); err != nil {
-			listening <- result{nil, err}
+			done <- err
 			return
 		}
-		l, err := net.Listen("tcp4", "10.7.0.1:0")
-		listening <- result{l, err}
+		done <- f()
 	}()
-	r := <-listening
-	if r.err != nil {
-		t.Fatal(r.err)
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
-	return r.l
 }
 
 func run(t *testing.T, command string, args ...string) string {
@@ -252,12 +248,177 @@ func TestReleaseAfterACut(t *testing.T) {
 	}
 }
 
+// TestInUse: the network of a guest that is alive is not touched, by whoever starts beside it.
+func TestInUse(t *testing.T) {
+	pod(t)
+	settled(t)
+	joined, plan := apply(t)
+	before := state(t)
+	again, err := plan.Apply()
+	if !errors.Is(err, ErrInUse) {
+		t.Errorf("a second Apply: %v, want %v", err, ErrInUse)
+	}
+	if err == nil {
+		again.Close()
+	}
+	if err := Release(); !errors.Is(err, ErrInUse) {
+		t.Errorf("Release: %v, want %v", err, ErrInUse)
+	}
+	if diff := cmp.Diff(before, state(t)); diff != "" {
+		t.Errorf("the network has changed: %s", diff)
+	}
+	joined.Close()
+	if err := Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestForeignBridge: a link that is called as vmentry's are is not deleted for its name.
+func TestForeignBridge(t *testing.T) {
+	pod(t)
+	run(t, "ip", "link", "add", "vm-br0", "type", "veth", "peer", "name", "other0")
+	if err := Release(); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "ip", "link", "show", "vm-br0")
+}
+
+// TestInspectWaits: an address that the pod was given a moment ago is the guest's, too.
+func TestInspectWaits(t *testing.T) {
+	pod(t)
+	run(t, "ip", "addr", "add", "fd07::6/64", "dev", "eth0")
+	var got []netip.Addr
+	for _, a := range bridgeInput(t).Pod.link("eth0").addresses(false) {
+		got = append(got, a.Addr())
+	}
+	if want := netip.MustParseAddr("fd07::6"); !slices.Contains(got, want) {
+		t.Errorf("the pod's addresses are %v, without %s", got, want)
+	}
+}
+
+// TestIPv6OfInterfaces: in Docker's networks IPv6 is on where there is an address, and nowhere else; the guest has it all the same.
+func TestIPv6OfInterfaces(t *testing.T) {
+	pod(t)
+	for _, command := range []string{
+		"sysctl -qw net.ipv6.conf.all.disable_ipv6=1", "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0",
+		"ip addr add fd07::5/64 dev eth0 nodad", "ip -6 route add default via fd07::1",
+	} {
+		words := strings.Fields(command)
+		run(t, words[0], words[1:]...)
+	}
+	plan, err := MakePlan(bridgeInput(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := plan.Apply()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer joined.Close()
+	if v6 := plan.Bridges[0].Service.Lease.V6; v6 == nil || !v6.Router.IsValid() {
+		t.Errorf("the guest is told %+v of IPv6", v6)
+	}
+}
+
+// TestSeveralWays: of a route with several gateways the guest gets one.
+func TestSeveralWays(t *testing.T) {
+	pod(t)
+	run(t, "ip", strings.Fields("route replace default nexthop via 10.7.0.1 nexthop via 10.7.0.2")...)
+	r := bridgeInput(t).Pod.link("eth0").defaultRoute(true)
+	if want := netip.MustParseAddr("10.7.0.1"); r == nil || r.Via != want {
+		t.Errorf("the default route is %v, want one via %s", r, want)
+	}
+}
+
+// TestGatewaysRemembered: a start finds the gateways' hardware addresses when the one before has made it impossible to ask for them.
+func TestGatewaysRemembered(t *testing.T) {
+	pod(t)
+	settled(t)
+	joined, first := apply(t)
+	joined.Close()
+	for _, f := range []string{"-4", "-6"} {
+		run(t, "ip", f, "neigh", "flush", "dev", "eth0", "nud", "all")
+	}
+	second, err := MakePlan(bridgeInput(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first.Bridges, second.Bridges, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+		t.Errorf("the second start plans something else (-first +second):\n%s", diff)
+	}
+}
+
+// TestLasting: what router advertisements have told the pod does not run out while it cannot hear them.
+func TestLasting(t *testing.T) {
+	pod(t)
+	for _, command := range []string{
+		"-6 route replace default via fd07::1 proto ra expires 1800", "-6 route add fd08::/48 via fd07::1 proto ra expires 1800",
+		"addr replace fd07::5/64 dev eth0 nodad valid_lft 1800 preferred_lft 1800",
+	} {
+		run(t, "ip", strings.Fields(command)...)
+	}
+	apply(t)
+	for _, command := range []string{"ip -6 route show dev eth0", "ip -6 addr show dev eth0 scope global"} {
+		words := strings.Fields(command)
+		text := run(t, words[0], words[1:]...)
+		if strings.Contains(text, "expires") || strings.Contains(text, "sec") || !strings.Contains(text, "fd07::") {
+			t.Errorf("%s says:\n%s", command, text)
+		}
+	}
+}
+
+// TestSecondInterface: the pod reaches the networks of an interface that it keeps, and the guest at its second one.
+func TestSecondInterface(t *testing.T) {
+	peer := pod(t)
+	settled(t)
+	peer("ip", "link", "add", "host1", "type", "veth", "peer", "name", "net1", "netns", podName)
+	peer("ip", "link", "set", "host1", "up")
+	run(t, "ip", "addr", "add", "10.9.0.5/24", "dev", "net1")
+	run(t, "ip", "link", "set", "net1", "up")
+	await(t, "ip -6 route show table local dev net1", "local fe80:")
+	before := state(t)
+	for _, tt := range []struct {
+		name       string
+		interfaces []string
+		to, by     string
+	}{
+		{"the pod's", []string{"eth0"}, "10.9.0.1", "dev net1"},
+		{"the guest's", []string{"eth0", "net1"}, "10.9.0.5", "dev vm-br1"},
+		{"the guest's first", []string{"net1", "eth0"}, "10.9.0.5", "dev vm-br0"},
+	} {
+		in := bridgeInput(t)
+		in.Interfaces = tt.interfaces
+		plan, err := MakePlan(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		joined, err := plan.Apply()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if route := run(t, "ip", "route", "get", tt.to); !strings.Contains(route, tt.by) {
+			t.Errorf("net1 is %s, and the pod's way to %s is not %s:\n%s", tt.name, tt.to, tt.by, route)
+		}
+		joined.Close()
+		if err := Release(); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(before, state(t)); diff != "" {
+			t.Errorf("net1 was %s, and the pod is not what it was: %s", tt.name, diff)
+		}
+	}
+}
+
 // TestOutward: the pod still speaks to the outside while the guest has its address, and what it hears is not for the guest.
 func TestOutward(t *testing.T) {
 	peer := pod(t)
 	joined, _ := apply(t)
 	const text = "for the pod alone"
-	l := listenIn(t, peerName)
+	var l net.Listener
+	in(t, peerName, func() (err error) {
+		l, err = net.Listen("tcp4", "10.7.0.1:0")
+		return err
+	})
 	defer l.Close()
 	go func() {
 		if conn, err := l.Accept(); err == nil {

@@ -20,9 +20,15 @@ type BridgePlan struct {
 	Uplink  string           // the pod's interface; empty in nat mode, where the pod's kernel is between the two
 	Guest   net.HardwareAddr // the card's MAC
 	Tap     Tap
-	Service *Service  `json:",omitempty"` // nil: layer 2 alone
-	Inside  Inside    // nothing of it is set where the uplink has no address
-	Lasting []Address `json:"-"` // addresses of the uplink whose lifetime nobody will renew any more
+	Service *Service `json:",omitempty"` // nil: layer 2 alone
+	Inside  Inside   // nothing of it is set where the uplink has no address
+	Lasting Lasting  `json:"-"`
+}
+
+// Lasting is what the uplink has for a time and nobody will renew any more: a later start must still find it.
+type Lasting struct {
+	Addresses []Address
+	Routes    []Route
 }
 
 // Service is the port of the bridge through which vmentry itself speaks to the guest, DHCP above all. A tap needs no right but
@@ -70,13 +76,14 @@ type Lease6 struct {
 
 // Inside is how the pod itself reaches the guest: from addresses of its own on the bridge, that the guest sees as its peer's.
 type Inside struct {
-	V4      netip.Addr       // link-local (RFC 3927); no other host ever sees it
-	V6      netip.Addr       // the zero value where the pod has no IPv6
-	Guest   []netip.Addr     // the guest's
-	Gateway netip.Addr       // of the pod's own connections to the outside; the zero value: it can make none
-	GateMAC net.HardwareAddr // the gateway's
-	DNS     netip.Addr       // at this one of the two vmentry forwards DNS; the zero value: it does not
-	Servers []netip.Addr     `json:",omitempty"` // to these, which only the pod reaches
+	V4      netip.Addr     // link-local (RFC 3927); no other host ever sees it
+	V6      netip.Addr     // the zero value where the pod has no IPv6
+	Guest   []netip.Addr   // the guest's
+	Gateway netip.Addr     // of the pod's own connections to the outside; the zero value: it can make none
+	Kept    []netip.Prefix `json:",omitempty"` // where those do not go: networks of interfaces that are not the guest's
+	Known   []Gateway      `json:",omitempty"` // what a later start finds out here, since in a bridge no gateway can be asked
+	DNS     netip.Addr     // at this one of the two vmentry forwards DNS; the zero value: it does not
+	Servers []netip.Addr   `json:",omitempty"` // to these, which only the pod reaches
 }
 
 // Names of the links that vmentry makes, with a number behind.
@@ -126,6 +133,9 @@ func bridgePlan(in Input) (Plan, error) {
 			plan.warn("%s carries frames of %d bytes, and a card of model %s does not tell the guest: it depends on its DHCP client", l.Name, l.MTU, in.NICModel)
 		}
 		b := plan.bridge(in, l, i, mac)
+		if b.Inside.outward() {
+			b.Inside.Kept = in.Pod.keeps(uplinks)
+		}
 		plan.Bridges = append(plan.Bridges, b)
 		plan.NICs = append(plan.NICs, NIC{Model: in.NICModel, MAC: mac, HostName: in.HostName, MTU: b.MTU, Tap: &b.Tap})
 	}
@@ -230,7 +240,8 @@ func (p *Plan) bridge(in Input, l Link, i int, mac net.HardwareAddr) BridgePlan 
 		}
 		return b
 	}
-	b.Lasting = slices.DeleteFunc(slices.Clone(l.Addresses), func(a Address) bool { return !a.Expires || a.LinkLocal || a.Unusable })
+	b.Lasting.Addresses = slices.DeleteFunc(slices.Clone(l.Addresses), func(a Address) bool { return !a.Expires || a.LinkLocal || a.Unusable })
+	b.Lasting.Routes = slices.DeleteFunc(slices.Clone(l.Routes), func(r Route) bool { return !r.Advertised })
 	b.Inside = inside(in.Pod, l, i, &lease)
 	if in.DHCP {
 		b.Service = &Service{Name: fmt.Sprint(servicePrefix, i), MAC: madeMAC("service", l.MAC), V4: b.Inside.V4, Lease: lease}
@@ -380,15 +391,15 @@ func LinkLocal(mac net.HardwareAddr) netip.Addr {
 // inside chooses the pod's own addresses on the i-th bridge, and lets the guest ask vmentry where the pod's DNS server listens on
 // the pod's loopback.
 func inside(pod Pod, l Link, i int, lease *Lease) Inside {
-	in := Inside{V4: pod.free(i)}
+	in := Inside{V4: pod.free(i), Known: l.Gateways}
 	if lease.V6 != nil && pod.IPv6 {
 		in.V6 = LinkLocal(madeMAC("bridge", l.MAC))
 		in.Guest = append(in.Guest, lease.V6.Addresses...)
 	}
 	if lease.V4 != nil {
 		in.Guest = append(in.Guest, lease.V4.Address.Addr())
-		if mac := l.mac(lease.V4.Router); mac != nil {
-			in.Gateway, in.GateMAC = lease.V4.Router, mac
+		if l.mac(lease.V4.Router) != nil {
+			in.Gateway = lease.V4.Router
 		}
 	}
 	for _, s := range pod.Resolver.Servers {

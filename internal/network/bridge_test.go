@@ -24,7 +24,7 @@ func eth0(addresses []string, routes ...[2]string) Link {
 	for _, a := range addresses {
 		p := netip.MustParsePrefix(a)
 		l.Addresses = append(l.Addresses, Address{Prefix: p})
-		l.Routes = append(l.Routes, Route{Dst: p.Masked(), Kernel: true})
+		l.Routes = append(l.Routes, Route{Dst: p.Masked()})
 	}
 	for _, r := range routes {
 		route := Route{Dst: netip.MustParsePrefix(r[0])}

@@ -95,7 +95,11 @@ func (in Inside) receive(b BridgePlan, pre, input *chain) {
 	pre.rule(guest, sentTo(in.V4), toPod(b.MAC))
 	input.rule(guest, asking(in.V4), accept())
 	input.rule(guest, answering(), accept())
-	input.rule(guest, sentTo(in.V4), accept())
+	for _, a := range in.Guest {
+		if a.Is4() { // the guest must not answer for others whom the pod has asked
+			input.rule(guest, sentBy(a), sentTo(in.V4), accept())
+		}
+	}
 	if in.V6.IsValid() {
 		input.rule(guest, etherType(unix.ETH_P_IPV6), soliciting(in.V6), accept())
 		input.rule(guest, sentTo(in.V6), accept())

@@ -62,30 +62,52 @@ func hollow(a *netlink.LinkAttrs) bool {
 }
 
 func (l *Link) inspect(link netlink.Link) error {
-	addresses, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+	addresses, err := certain(link)
 	if err != nil {
 		return fmt.Errorf("cannot list the addresses of %s: %w", l.Name, err)
 	}
 	for _, a := range addresses {
 		l.Addresses = append(l.Addresses, address(a))
 	}
-	routes, err := retry(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_ALL) })
+	routes, err := retry(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("cannot list the routes through %s: %w", l.Name, err)
 	}
 	for _, r := range routes {
-		if r, ok := route(r); ok {
+		r, takes := through(r, link.Attrs().Index)
+		if r, ok := route(r); ok && takes {
 			l.Routes = append(l.Routes, r)
 		}
 	}
 	for _, is4 := range []bool{true, false} {
 		if r := l.defaultRoute(is4); r != nil && r.Via.IsValid() {
-			if mac := resolve(link, r.Via); mac != nil {
+			if mac := l.resolve(link, r.Via); mac != nil {
 				l.Gateways = append(l.Gateways, Gateway{r.Via, mac})
 			}
 		}
 	}
 	return nil
+}
+
+// certainty is how long a link may take to find out that nobody else has an IPv6 address: a second to begin and one to listen (RFC 4862,
+// section 5.4), and some more on a busy node.
+const certainty = 5 * time.Second
+
+// certain lists the addresses of a link when duplicate-address detection is done with them: a container may be started before that, and a
+// guest would be without them.
+func certain(link netlink.Link) ([]netlink.Addr, error) {
+	listening := link.Attrs().RawFlags&unix.IFF_RUNNING != 0 && link.Attrs().MasterIndex == 0
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		addresses, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+		if err != nil || !listening || !slices.ContainsFunc(addresses, uncertain) || time.Since(began) > certainty {
+			return addresses, err
+		}
+	}
+}
+
+// uncertain says whether it is being found out that nobody else has a global address.
+func uncertain(a netlink.Addr) bool {
+	return a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED|unix.IFA_F_OPTIMISTIC) == unix.IFA_F_TENTATIVE && !a.IP.IsLinkLocalUnicast()
 }
 
 func address(a netlink.Addr) Address {
@@ -101,9 +123,20 @@ func address(a netlink.Addr) Address {
 	}
 }
 
+// through says whether a route takes a link, and which way: of several ways at once (multipath) the first that does.
+func through(r netlink.Route, link int) (netlink.Route, bool) {
+	for _, hop := range r.MultiPath {
+		if hop.LinkIndex == link {
+			r.LinkIndex, r.Gw, r.Via = link, hop.Gw, hop.Via
+			break
+		}
+	}
+	return r, r.LinkIndex == link
+}
+
 // route translates a route; what is no business of a guest's (multicast, link-local, blackholes) is not ok.
 func route(r netlink.Route) (Route, bool) {
-	if r.Type != unix.RTN_UNICAST || len(r.MultiPath) > 0 {
+	if r.Type != unix.RTN_UNICAST {
 		return Route{}, false
 	}
 	dst := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -124,20 +157,29 @@ func route(r netlink.Route) (Route, bool) {
 	}
 	return Route{
 		Dst: dst, Via: via.Unmap(), Metric: r.Priority, MTU: r.MTU,
-		Kernel: r.Protocol == unix.RTPROT_KERNEL, Expiry: r.Protocol == unix.RTPROT_RA,
+		Advertised: r.Protocol == unix.RTPROT_RA,
 	}, true
 }
 
-// patience is how long a gateway may take to say its hardware address: it is a router on the same link.
-const patience = time.Second
+// patience is how long a gateway may take to say its hardware address. The kernel asks three times, a second apart (arp(7), mcast_solicit and
+// retrans_time), and the first time is lost on a link that has come up just now.
+const patience = 3 * time.Second
 
 // resolve asks the kernel for a gateway's hardware address, and makes it ask the gateway where it does not know; nil if nobody
-// answers. A datagram to the discard port (RFC 863) makes the kernel ask.
-func resolve(link netlink.Link, ip netip.Addr) net.HardwareAddr {
+// answers. A datagram to the discard port (RFC 863) makes the kernel ask. In an earlier start's bridge nobody hears an answer, but there is what
+// that one knew (see [Inside]).
+func (l Link) resolve(link netlink.Link, ip netip.Addr) net.HardwareAddr {
+	if l.Bridge != "" {
+		if bridge, err := find(l.Bridge); err == nil {
+			if mac := neighbor(bridge, ip); mac != nil {
+				return mac
+			}
+		}
+	}
 	if mac := neighbor(link, ip); mac != nil {
 		return mac
 	}
-	if link.Attrs().Flags&net.FlagUp == 0 || link.Attrs().MasterIndex != 0 {
+	if !l.Up || link.Attrs().MasterIndex != 0 {
 		return nil // nobody would answer
 	}
 	if ip.Is6() && ip.IsLinkLocalUnicast() {

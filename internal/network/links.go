@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -149,6 +150,26 @@ func linkRequest(link netlink.Link, family int) (*nl.NetlinkRequest, *nl.RtAttr)
 // tapWait is how long a tap of the same name may still be there: that of a QEMU that was killed and is on its way out.
 const tapWait = 10 * time.Second
 
+// ErrInUse says that a VM lives in this network namespace, of a vmentry that is not this one.
+var ErrInUse = errors.New("another VM has the pod's network")
+
+// awaitNoTaps waits until nobody holds a tap of vmentry's: where one is held a guest is alive, and its network must not be touched.
+func awaitNoTaps() error {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		links, err := retry(netlink.LinkList)
+		if err != nil {
+			return fmt.Errorf("cannot list the pod's interfaces: %w", err)
+		}
+		i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Type() == "tuntap" && ours(l.Attrs().Name) })
+		if i < 0 {
+			return nil
+		}
+		if time.Since(began) > tapWait {
+			return fmt.Errorf("%w: a process holds the tap %s", ErrInUse, links[i].Attrs().Name)
+		}
+	}
+}
+
 // openTap makes a tap device of so many queues and returns the descriptor of each. The device is gone when the last of
 // them is closed, so nothing of it can be left behind. With header each frame has a virtio-net header before it, so that checksums
 // and segmentation can be left to whoever is last (Documentation/networking/tuntap.rst).
@@ -162,7 +183,11 @@ func openTap(name string, queues int, header bool) ([]*os.File, error) {
 	}
 	var files []*os.File
 	for len(files) < queues {
-		f, err := openQueue(name, flags)
+		first := uint16(0)
+		if len(files) == 0 {
+			first = unix.IFF_TUN_EXCL // else it would be one more queue of somebody else's device
+		}
+		f, err := openQueue(name, flags|first)
 		if err != nil {
 			closeAll(files)
 			return nil, err

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,11 +21,15 @@ import (
 // flowsSet holds the connections: the other side's address and port, the own port, the protocol.
 const flowsSet = "flows"
 
-// flowTimeout is how long a connection may be silent. It is above TCP's usual keep-alive intervals of clusters.
-const flowTimeout = 10 * time.Minute
+// How long a connection may be silent: above TCP's usual keep-alive intervals of clusters, and for UDP what connection tracking has
+// (net/netfilter/nf_conntrack_proto_udp.c). For as long the guest cannot use the same port to the same server.
+const (
+	flowTimeout    = 10 * time.Minute
+	flowTimeoutUDP = 2 * time.Minute
+)
 
-// The pod's own connections are routed by a table of their own, which comes after the kernel's local one (0) and before the main
-// one (32766).
+// What the pod sends to the guest and to the outside over IPv4 is routed by a table of its own, which comes after the kernel's local one (0)
+// and before the main one (32766).
 const (
 	outwardTable    = 75
 	outwardPriority = 75
@@ -47,15 +50,14 @@ func (in Inside) translate(b BridgePlan, pre, input, output *chain) {
 		KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService, nftables.TypeInetService, nftables.TypeInetProto),
 	}
 	pre.fail(pre.conn.AddSet(flows, nil))
-	for _, p := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-		output.rule(to(b.Uplink), sentBy(in.V4), protocol(p),
-			flow(16, 2, 0), []expr.Any{&expr.Dynset{SrcRegKey: flowRegister, SetName: flowsSet, SetID: flows.ID, Operation: unix.NFT_DYNSET_OP_UPDATE}},
-			setIPv4Field(12, guest), setMAC(6, b.Guest), accept())
+	remember := func(timeout time.Duration) []expr.Any {
+		return append(flow(16, 2, 0), &expr.Dynset{SrcRegKey: flowRegister, SetName: flowsSet, SetID: flows.ID, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: timeout})
 	}
-	pre.rule(from(b.Uplink), sentTo(guest),
-		flow(12, 0, 2), []expr.Any{&expr.Lookup{SourceRegister: flowRegister, SetName: flowsSet, SetID: flows.ID}},
-		setIPv4Field(16, in.V4), toPod(b.MAC))
-	input.rule(from(b.Uplink), sentTo(in.V4), accept())
+	known := append(flow(12, 0, 2), &expr.Lookup{SourceRegister: flowRegister, SetName: flowsSet, SetID: flows.ID})
+	output.rule(to(b.Uplink), sentBy(in.V4), protocol(unix.IPPROTO_TCP), remember(flowTimeout), setIPv4Field(12, guest), setMAC(6, b.Guest), accept())
+	output.rule(to(b.Uplink), sentBy(in.V4), protocol(unix.IPPROTO_UDP), remember(flowTimeoutUDP), setIPv4Field(12, guest), setMAC(6, b.Guest), accept())
+	pre.rule(from(b.Uplink), sentTo(guest), known, setIPv4Field(16, in.V4), toPod(b.MAC))
+	input.rule(from(b.Uplink), sentTo(in.V4), known, accept()) // and nothing that a neighbour on the wire sends there itself
 }
 
 // flowRegister is the first of the four registers of four bytes that hold the key of flowsSet (NFT_REG32_00).
@@ -82,24 +84,36 @@ func setIPv4Field(offset uint32, a netip.Addr) []expr.Any {
 	}
 }
 
-// routeOutward sends all that the pod says over the bridge to its gateway. The gateway's hardware address is given: an ARP request of
-// the pod's would tell the network that the guest's address is elsewhere.
+// remember sets the hardware addresses of the gateways for good: an ARP request of the pod's would tell the network that the guest's address
+// is elsewhere, and a later start reads them here.
+func (in Inside) remember(bridge netlink.Link) error {
+	for _, g := range in.Known {
+		if g.IP.Is6() && !in.V6.IsValid() {
+			continue // a bridge without IPv6 has no place for it
+		}
+		err := netlink.NeighSet(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, IP: g.IP.AsSlice(), HardwareAddr: g.MAC, State: netlink.NUD_PERMANENT})
+		if err != nil {
+			return fmt.Errorf("cannot set the hardware address of the gateway %s on %s: %w", g.IP, bridge.Attrs().Name, err)
+		}
+	}
+	return nil
+}
+
+// routeOutward sends all that the pod says over the bridge to its gateway, but what is for the networks of its other interfaces.
 func (in Inside) routeOutward(bridge netlink.Link) error {
-	if !in.outward() {
-		return nil
-	}
-	index := bridge.Attrs().Index
-	gateway := net.IP(in.Gateway.AsSlice())
-	err := netlink.NeighSet(&netlink.Neigh{LinkIndex: index, IP: gateway, HardwareAddr: in.GateMAC, State: netlink.NUD_PERMANENT})
-	if err != nil {
-		return fmt.Errorf("cannot set the hardware address of the gateway %s on %s: %w", in.Gateway, bridge.Attrs().Name, err)
-	}
-	everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	err = netlink.RouteReplace(&netlink.Route{
-		LinkIndex: index, Dst: ipNet(everywhere), Gw: gateway, Src: in.V4.AsSlice(), Table: outwardTable, Flags: int(netlink.FLAG_ONLINK),
-	})
-	if err != nil {
-		return fmt.Errorf("cannot make the pod's route through %s over %s: %w", in.Gateway, bridge.Attrs().Name, err)
+	if in.outward() {
+		for _, network := range in.Kept {
+			if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(network), Table: outwardTable, Type: unix.RTN_THROW}); err != nil {
+				return fmt.Errorf("cannot leave the route to %s as it is: %w", network, err)
+			}
+		}
+		everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		err := netlink.RouteReplace(&netlink.Route{
+			LinkIndex: bridge.Attrs().Index, Dst: ipNet(everywhere), Gw: in.Gateway.AsSlice(), Src: in.V4.AsSlice(), Table: outwardTable, Flags: int(netlink.FLAG_ONLINK),
+		})
+		if err != nil {
+			return fmt.Errorf("cannot make the pod's route through %s over %s: %w", in.Gateway, bridge.Attrs().Name, err)
+		}
 	}
 	if err := netlink.RuleAdd(outwardRule()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make the routing rule %d: %w", outwardPriority, err)
@@ -113,11 +127,23 @@ func outwardRule() *netlink.Rule {
 	return rule
 }
 
-// forgetOutward takes the routing rule away, if it is there.
+// forgetOutward takes away, if they are there, the routing rule, and the routes that do not go with the bridge.
 func forgetOutward() error {
 	err := netlink.RuleDel(outwardRule())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EAFNOSUPPORT) {
 		return fmt.Errorf("cannot delete the routing rule %d: %w", outwardPriority, err)
+	}
+	kept, err := retry(func() ([]netlink.Route, error) {
+		throw := &netlink.Route{Table: outwardTable, Type: unix.RTN_THROW}
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, throw, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot list the routes of table %d: %w", outwardTable, err)
+	}
+	for _, r := range kept {
+		if err := deleteRoute(&r); err != nil {
+			return fmt.Errorf("cannot delete the route to %s of table %d: %w", r.Dst, outwardTable, err)
+		}
 	}
 	return nil
 }

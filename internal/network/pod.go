@@ -44,12 +44,11 @@ type Address struct {
 
 // Route is a route of the main table.
 type Route struct {
-	Dst    netip.Prefix // 0.0.0.0/0 and ::/0 are the default routes
-	Via    netip.Addr   // the zero value: on the link
-	Metric int          // smaller is better
-	MTU    int          // bytes; 0: the link's
-	Kernel bool         // made by the kernel with an address
-	Expiry bool         // learned from a router advertisement
+	Dst        netip.Prefix // 0.0.0.0/0 and ::/0 are the default routes
+	Via        netip.Addr   // the zero value: on the link
+	Metric     int          // smaller is better
+	MTU        int          // bytes; 0: the link's
+	Advertised bool         // learned from a router advertisement, and runs out without the next one
 }
 
 // Default says whether it is a default route.
@@ -74,6 +73,22 @@ func (r Resolver) on(l Link, is4 bool) []netip.Addr {
 	for _, s := range r.Servers {
 		if s.Is4() == is4 && (s.Zone() == "" || s.Zone() == l.Name) {
 			all = append(all, s.WithZone(""))
+		}
+	}
+	return all
+}
+
+// keeps are the IPv4 networks that the pod reaches through interfaces that are not the guest's.
+func (p Pod) keeps(guests []Link) []netip.Prefix {
+	var all []netip.Prefix
+	for _, l := range p.Links {
+		if slices.ContainsFunc(guests, func(g Link) bool { return g.Name == l.Name }) {
+			continue
+		}
+		for _, r := range l.Routes {
+			if r.Dst.Addr().Is4() && !r.Default() {
+				all = append(all, r.Dst)
+			}
 		}
 	}
 	return all

@@ -32,7 +32,7 @@ func relays(in Input) (qemu []Forward, relayed []Relay) {
 		}
 	}
 	for _, f := range in.Forwards {
-		r := Relay{f, through(qemu, f)}
+		r := Relay{f, qemuForward(qemu, f)}
 		if !f.HostIP.IsValid() && in.Pod.hasIPv6() {
 			r.HostIP = netip.IPv6Unspecified()
 		}
@@ -43,9 +43,9 @@ func relays(in Input) (qemu []Forward, relayed []Relay) {
 	return qemu, relayed
 }
 
-// through finds a forward of QEMU's that leads where f does. A second one would not do: of two for the same UDP port of the
+// qemuForward finds a forward of QEMU's that leads where f does. A second one would not do: of two for the same UDP port of the
 // guest, QEMU sends all answers through one (libslirp finds the socket by the guest's address alone).
-func through(qemu []Forward, f Forward) netip.AddrPort {
+func qemuForward(qemu []Forward, f Forward) netip.AddrPort {
 	for _, q := range qemu {
 		if q.Proto != f.Proto || q.GuestIP != f.GuestIP || q.GuestPort != f.GuestPort {
 			continue

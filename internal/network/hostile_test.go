@@ -1,0 +1,144 @@
+package network
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// udpFrame is a datagram over IPv4, without a checksum of its own (RFC 768).
+func udpFrame(from, to net.HardwareAddr, src, dst netip.AddrPort, text string) []byte {
+	frame := append(append(append([]byte{}, to...), from...), 8, 0)
+	ip := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}
+	ip = append(append(ip, src.Addr().AsSlice()...), dst.Addr().AsSlice()...)
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+8+len(text)))
+	sum := uint32(0)
+	for i := 0; i < len(ip); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum>>16+sum&0xffff))
+	frame = append(frame, ip...)
+	for _, n := range []uint16{src.Port(), dst.Port(), uint16(8 + len(text)), 0} {
+		frame = binary.BigEndian.AppendUint16(frame, n)
+	}
+	return append(frame, text...)
+}
+
+// hears checks what a socket of the pod's receives first.
+func hears(t *testing.T, conn *net.UDPConn, want string) {
+	t.Helper()
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
+	buffer := make([]byte, 100)
+	n, from, err := conn.ReadFromUDPAddrPort(buffer)
+	if got := string(buffer[:n]); err != nil || got != want {
+		t.Errorf("the pod hears %q from %s (%v), want %q", got, from, err, want)
+	}
+}
+
+// TestGuestSpeaksForOthers: an answer to the pod's own question comes from the network, and not from a guest that pretends.
+func TestGuestSpeaksForOthers(t *testing.T) {
+	pod(t)
+	joined, plan := apply(t)
+	b := plan.Bridges[0]
+	var server *net.UDPConn
+	in(t, peerName, func() (err error) {
+		server, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 7, 0, 1)})
+		return err
+	})
+	defer server.Close()
+	at := server.LocalAddr().(*net.UDPAddr).AddrPort()
+	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.Write([]byte("question"))
+	server.SetReadDeadline(time.Now().Add(time.Minute))
+	_, asked, err := server.ReadFromUDPAddrPort(make([]byte, 100))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	header := make([]byte, 10) // of virtio, as QEMU's end of the tap has it
+	if _, err := joined.Taps[0][0].Write(append(header, udpFrame(b.Guest, b.MAC, at, own, "the guest's lie")...)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.WriteToUDPAddrPort([]byte("answer"), asked); err != nil {
+		t.Fatal(err)
+	}
+	hears(t, conn, "answer")
+}
+
+// TestNeighbourAsks: the DNS forwarder is the guest's alone, and no resolver for the network.
+func TestNeighbourAsks(t *testing.T) {
+	pod(t)
+	input := bridgeInput(t)
+	input.Pod.Resolver.Servers = servers("127.0.0.53")
+	plan, err := MakePlan(input)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := plan.Apply()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer joined.Close()
+	b := plan.Bridges[0]
+	forwarder, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.Inside.DNS, DNSPort)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer forwarder.Close()
+	dns := netip.AddrPortFrom(b.Inside.DNS, dnsPort)
+	in(t, peerName, func() error {
+		wire, err := net.InterfaceByName("host0")
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		question := udpFrame(wire.HardwareAddr, b.MAC, netip.MustParseAddrPort("10.7.0.1:4000"), dns, "the neighbour's")
+		return unix.Sendto(fd, question, 0, &unix.SockaddrLinklayer{Ifindex: wire.Index, Halen: 6})
+	})
+	guest := netip.AddrPortFrom(b.Inside.Guest[len(b.Inside.Guest)-1], 4000)
+	if _, err := joined.Taps[0][0].Write(append(make([]byte, 10), udpFrame(b.Guest, b.MAC, guest, dns, "the guest's")...)); err != nil {
+		t.Fatal(err)
+	}
+	hears(t, forwarder, "the guest's")
+}
+
+// TestPodIsShut: what listens in the pod, on all addresses, does not hear the guest.
+func TestPodIsShut(t *testing.T) {
+	pod(t)
+	joined, plan := apply(t)
+	b := plan.Bridges[0]
+	conn, err := net.ListenUDP("udp4", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	port := conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	guest := netip.AddrPortFrom(b.Inside.Guest[len(b.Inside.Guest)-1], 4000)
+	for _, to := range []netip.Addr{b.Inside.V4, guest.Addr(), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.7.0.255")} {
+		for _, mac := range []net.HardwareAddr{b.MAC, b.Guest, {255, 255, 255, 255, 255, 255}} {
+			frame := udpFrame(b.Guest, mac, guest, netip.AddrPortFrom(to, port), "the guest's")
+			if _, err := joined.Taps[0][0].Write(append(make([]byte, 10), frame...)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	own, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	own.Write([]byte("the pod's"))
+	hears(t, conn, "the pod's")
+}
