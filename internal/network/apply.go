@@ -289,7 +289,7 @@ func Release() error {
 	}
 	for _, l := range links {
 		if bridges[l.Attrs().MasterIndex] && !ours(l.Attrs().Name) {
-			if err := release(l); err != nil {
+			if err := returnAddresses(l); err != nil {
 				return err
 			}
 		}
@@ -297,7 +297,10 @@ func Release() error {
 	if err := stopForwarding(links); err != nil {
 		return err
 	}
-	for _, l := range links {
+	if err := errors.Join(forgetOutward(), deleteTable(nftables.TableFamilyBridge), deleteTable(nftables.TableFamilyINet)); err != nil {
+		return err
+	}
+	for _, l := range links { // the last of all, and the uplinks leave with it: by a bridge a later start sees that there is something to release
 		if !bridges[l.Attrs().Index] {
 			continue
 		}
@@ -305,7 +308,7 @@ func Release() error {
 			return fmt.Errorf("cannot delete the bridge %s: %w", l.Attrs().Name, err)
 		}
 	}
-	return errors.Join(forgetOutward(), deleteTable(nftables.TableFamilyBridge), deleteTable(nftables.TableFamilyINet))
+	return nil
 }
 
 // stopForwarding gives the pod's interfaces the namespace's own setting (net.ipv4.ip_forward) again: without the rules that come with
@@ -327,9 +330,8 @@ func stopForwarding(links []netlink.Link) error {
 	return nil
 }
 
-// release makes an uplink what it was: its addresses the pod's, and no port of a bridge. That comes last: by it a start that comes after one
-// that was cut off here sees that there is something to release.
-func release(uplink netlink.Link) error {
+// returnAddresses makes the addresses of an uplink the pod's.
+func returnAddresses(uplink netlink.Link) error {
 	name := uplink.Attrs().Name
 	addresses, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(uplink, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -350,9 +352,6 @@ func release(uplink netlink.Link) error {
 		if err := netlink.RouteAdd(localRoute(uplink, ip.Unmap())); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("cannot give the pod its address %s back: %w", a.IP, err)
 		}
-	}
-	if err := netlink.LinkSetNoMaster(uplink); err != nil {
-		return fmt.Errorf("cannot take %s out of its bridge: %w", name, err)
 	}
 	return nil
 }

@@ -240,7 +240,7 @@ func (p *Plan) bridge(in Input, l Link, i int, mac net.HardwareAddr) BridgePlan 
 		}
 		return b
 	}
-	b.Lasting.Addresses = slices.DeleteFunc(slices.Clone(l.Addresses), func(a Address) bool { return !a.Expires || a.LinkLocal || a.Unusable })
+	b.Lasting.Addresses = slices.DeleteFunc(slices.Clone(l.Addresses), func(a Address) bool { return !a.Expires || a.LinkLocal || a.Unusable || a.Temporary })
 	b.Lasting.Routes = slices.DeleteFunc(slices.Clone(l.Routes), func(r Route) bool { return !r.Advertised })
 	b.Inside = inside(in.Pod, l, i, &lease)
 	if in.DHCP {

@@ -113,6 +113,12 @@ func TestBridgePlan(t *testing.T) {
 				"warning: eth0 carries frames of 576 bytes, too few for IPv6 (1280): the guest gets no IPv6"}},
 		{"an address that another host has", Link{Name: "eth0", MAC: podMAC, MTU: 1500, Up: true, Addresses: []Address{{Prefix: netip.MustParsePrefix("fd07::5/64"), Unusable: true}}}, nil,
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", "warning: eth0 has no address: the guest gets the wire and nothing else, as with VM_DHCP=false"}},
+		{"a temporary address beside one that lasts", func() Link {
+			l := eth0([]string{"fd07::a1b2/64", "fd07::5/64"})
+			l.Addresses[0].Temporary, l.Routes = true, l.Routes[1:]
+			return l
+		}(), nil,
+			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64", both}},
 		{"no address", eth0(nil), nil,
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", "warning: eth0 has no address: the guest gets the wire and nothing else, as with VM_DHCP=false"}},
 		{"VM_DHCP=false", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.DHCP = false },

@@ -118,6 +118,7 @@ func address(a netlink.Addr) Address {
 		Prefix:    netip.PrefixFrom(ip, bits),
 		LinkLocal: ip.Is6() && ip.IsLinkLocalUnicast(),
 		Unusable:  a.Flags&(unix.IFA_F_DADFAILED|unix.IFA_F_TENTATIVE) != 0 && a.Flags&unix.IFA_F_OPTIMISTIC == 0,
+		Temporary: ip.Is6() && a.Flags&unix.IFA_F_TEMPORARY != 0, // of IPv4 the flag says that it is a secondary one
 		Expires:   a.Flags&unix.IFA_F_PERMANENT == 0,
 		Peer:      a.Peer != nil && !a.Peer.IP.Equal(a.IP),
 	}

@@ -38,6 +38,7 @@ type Address struct {
 	netip.Prefix
 	LinkLocal bool // IPv6's fe80::/10, which belongs to the MAC and not to the pod
 	Unusable  bool // IPv6: another host on the link has it (dadfailed), or it is not certain yet that none has (tentative)
+	Temporary bool // IPv6: the kernel made it for a while, for connections to the outside, and nobody knows it (RFC 8981)
 	Expires   bool // it has a lifetime: somebody renews it for as long as the pod itself has it
 	Peer      bool // the prefix is that of the other end of a point-to-point link
 }
@@ -167,10 +168,10 @@ func (l Link) mac(gateway netip.Addr) net.HardwareAddr {
 	return nil
 }
 
-// addresses are the link's own ones of a family, without what the guest makes itself or cannot use.
+// addresses are the link's own ones of a family, without what the guest makes itself, cannot use, or has no use for.
 func (l Link) addresses(is4 bool) []Address {
 	return slices.DeleteFunc(slices.Clone(l.Addresses), func(a Address) bool {
-		return a.Addr().Is4() != is4 || a.LinkLocal || a.Unusable
+		return a.Addr().Is4() != is4 || a.LinkLocal || a.Unusable || a.Temporary
 	})
 }
 
