@@ -35,7 +35,7 @@ type forwarded struct {
 	id      string // of QEMU's object
 }
 
-// seenBytes are enough of a frame: Ethernet, IPv6 and TCP without options.
+// seenBytes are enough of a frame: Ethernet, the longest header of IPv4, and TCP without options.
 const seenBytes = 14 + 60 + 20
 
 // Open has QEMU show the frames of the guest's card, through a pipe that ends with this process: a probe may be killed, and QEMU
