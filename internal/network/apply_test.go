@@ -286,6 +286,29 @@ func TestForeignBridge(t *testing.T) {
 	run(t, "ip", "link", "show", "vm-br0")
 }
 
+// TestForeignRule: a routing rule of somebody else's in the place of vmentry's is named, and stays.
+func TestForeignRule(t *testing.T) {
+	pod(t)
+	run(t, "ip", strings.Fields("rule add pref 75 from 192.0.2.1 lookup 75")...)
+	plan, err := MakePlan(bridgeInput(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := plan.Apply()
+	if err == nil {
+		joined.Close()
+		t.Error("the pod's way to the guest is missing, and nobody says so")
+	} else if !strings.Contains(err.Error(), "rule 75") {
+		t.Errorf("%v does not name the rule", err)
+	}
+	if err := Release(); err != nil {
+		t.Fatal(err)
+	}
+	if rules := run(t, "ip", "rule"); !strings.Contains(rules, "192.0.2.1") {
+		t.Errorf("the rule is gone:\n%s", rules)
+	}
+}
+
 // TestInspectWaits: an address that the pod was given a moment ago is the guest's, too.
 func TestInspectWaits(t *testing.T) {
 	pod(t)

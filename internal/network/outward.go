@@ -115,10 +115,28 @@ func (in Inside) routeOutward(bridge netlink.Link) error {
 			return fmt.Errorf("cannot make the pod's route through %s over %s: %w", in.Gateway, bridge.Attrs().Name, err)
 		}
 	}
-	if err := netlink.RuleAdd(outwardRule()); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("cannot make the routing rule %d: %w", outwardPriority, err)
+	have, err := hasOutwardRule()
+	if err != nil || have {
+		return err
+	}
+	if err := netlink.RuleAdd(outwardRule()); err != nil {
+		return fmt.Errorf("cannot make the routing rule %d to table %d: %w", outwardPriority, outwardTable, err)
 	}
 	return nil
+}
+
+// hasOutwardRule says whether the rule is there. One of somebody else's with the same priority and table, that holds for some packets
+// only, is not it, though to the kernel that is the same when a rule is added or deleted (net/core/fib_rules.c, rule_exists).
+func hasOutwardRule() (bool, error) {
+	rules, err := retry(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_V4) })
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot list the routing rules: %w", err)
+	}
+	ours := outwardRule().String()
+	return slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.String() == ours }), nil
 }
 
 func outwardRule() *netlink.Rule {
@@ -129,9 +147,14 @@ func outwardRule() *netlink.Rule {
 
 // forgetOutward takes away, if they are there, the routing rule, and the routes that do not go with the bridge.
 func forgetOutward() error {
-	err := netlink.RuleDel(outwardRule())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EAFNOSUPPORT) {
-		return fmt.Errorf("cannot delete the routing rule %d: %w", outwardPriority, err)
+	have, err := hasOutwardRule()
+	if err != nil {
+		return err
+	}
+	if have {
+		if err := netlink.RuleDel(outwardRule()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot delete the routing rule %d: %w", outwardPriority, err)
+		}
 	}
 	kept, err := retry(func() ([]netlink.Route, error) {
 		throw := &netlink.Route{Table: outwardTable, Type: unix.RTN_THROW}
