@@ -438,6 +438,7 @@ func TestSecondInterface(t *testing.T) {
 // TestOutward: the pod still speaks to the outside while the guest has its address, and what it hears is not for the guest.
 func TestOutward(t *testing.T) {
 	peer := pod(t)
+	settled(t) // a link that was only just made does not carry yet, and its gateway would not answer
 	joined, _ := apply(t)
 	const text = "for the pod alone"
 	var l net.Listener
