@@ -44,7 +44,7 @@ func planNetwork(cfg config.Config, hostName, identity string, cpus int, mistake
 			return network.Plan{}, err
 		}
 	}
-	if in.Pod, err = network.Inspect(resolvConf); err != nil && in.Mode != network.User && in.Mode != network.None {
+	if in.Pod, err = network.Inspect(in.Mode, resolvConf); err != nil && in.Mode != network.User && in.Mode != network.None {
 		return network.Plan{}, fail(supervise.Unavailable, "the pod's network cannot be read: %w", err)
 	}
 	plan, err := network.MakePlan(in)

@@ -142,6 +142,10 @@ func (b BridgePlan) makePort(bridge netlink.Link, t Tap, header, isolated bool) 
 		if err := setPort(link, bridge, isolated); err != nil {
 			return err
 		}
+		// The bridge knows no MACs but those that it was told: all that the guest sends out would come here as well.
+		if err := netlink.LinkSetFlood(link, !isolated); err != nil {
+			return fmt.Errorf("cannot keep frames for others from %s: %w", t.Name, err)
+		}
 		return setMACPort(t.MAC, link) // frames for it are for whoever holds the descriptor, not for the pod
 	}()
 	if err != nil {

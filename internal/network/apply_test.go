@@ -123,7 +123,7 @@ var passing = regexp.MustCompile(`(_timer +[\d.]+|expires [^ ]+)`)
 
 func bridgeInput(t *testing.T) Input {
 	t.Helper()
-	pod, err := Inspect(t.TempDir() + "/none")
+	pod, err := Inspect(Bridge, t.TempDir()+"/none")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Inspect reads the network namespace of the calling thread and the resolver's configuration, and changes nothing. Its errors are
-// the kernel's.
-func Inspect(resolvConf string) (Pod, error) {
+// Inspect reads the network namespace of the calling thread and the resolver's configuration, and changes nothing. Only what the guest
+// takes over in a mode is waited for: addresses to become certain, and routers to say who they are. Its errors are the kernel's.
+func Inspect(mode Mode, resolvConf string) (Pod, error) {
 	pod := Pod{
 		Tun:       unusable("/dev/net/tun"),
 		Vhost:     unusable("/dev/vhost-net") == "",
@@ -46,7 +46,7 @@ func Inspect(resolvConf string) (Pod, error) {
 		} else {
 			link.Master = master
 		}
-		if err := link.inspect(l); err != nil {
+		if err := link.inspect(l, mode); err != nil {
 			return Pod{}, err
 		}
 		pod.Links = append(pod.Links, link)
@@ -61,8 +61,8 @@ func hollow(a *netlink.LinkAttrs) bool {
 	return a.Flags&net.FlagUp == 0 && len(a.HardwareAddr) != 6
 }
 
-func (l *Link) inspect(link netlink.Link) error {
-	addresses, err := certain(link)
+func (l *Link) inspect(link netlink.Link, mode Mode) error {
+	addresses, err := certain(link, mode == Bridge || mode == NAT)
 	if err != nil {
 		return fmt.Errorf("cannot list the addresses of %s: %w", l.Name, err)
 	}
@@ -79,6 +79,9 @@ func (l *Link) inspect(link netlink.Link) error {
 			l.Routes = append(l.Routes, r)
 		}
 	}
+	if mode != Bridge {
+		return nil
+	}
 	for _, is4 := range []bool{true, false} {
 		if r := l.defaultRoute(is4); r != nil && r.Via.IsValid() {
 			if mac := l.resolve(link, r.Via); mac != nil {
@@ -94,9 +97,9 @@ func (l *Link) inspect(link netlink.Link) error {
 const certainty = 5 * time.Second
 
 // certain lists the addresses of a link when duplicate-address detection is done with them: a container may be started before that, and a
-// guest would be without them.
-func certain(link netlink.Link) ([]netlink.Addr, error) {
-	listening := link.Attrs().RawFlags&unix.IFF_RUNNING != 0 && link.Attrs().MasterIndex == 0
+// guest would be without them. Without wait it lists them as they are.
+func certain(link netlink.Link, wait bool) ([]netlink.Addr, error) {
+	listening := wait && link.Attrs().RawFlags&unix.IFF_RUNNING != 0 && link.Attrs().MasterIndex == 0
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		addresses, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 		if err != nil || !listening || !slices.ContainsFunc(addresses, uncertain) || time.Since(began) > certainty {

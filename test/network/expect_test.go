@@ -85,6 +85,9 @@ func (b bridged) onLink(subnet netip.Prefix) bool {
 
 // routes4: the guest has the pod's routes, and no others but those to vmentry's own addresses, which are link-local.
 func (b bridged) routes4(guest pod.State) []string {
+	if !slices.ContainsFunc(b.before.Global(), netip.Addr.Is4) {
+		return nil // a client that nobody serves makes itself a link-local address in the end (RFC 3927), and a default route with it
+	}
 	guest.Routes = slices.DeleteFunc(slices.Clone(guest.Routes), func(r pod.Route) bool {
 		own := r.Destination.IsSingleIP() && r.Destination.Addr().IsLinkLocalUnicast() && !r.Via.IsValid()
 		return own && !slices.ContainsFunc(b.before.Routes, func(pods pod.Route) bool { return pods.Destination == r.Destination })
