@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
-	"time"
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/disk"
@@ -84,8 +82,7 @@ func (p Plan) applyDisk(ctx context.Context, log *slog.Logger) (*disk.Lock, erro
 	if !p.needsData() {
 		return nil, nil
 	}
-	host, _ := os.Hostname()
-	lock, err := disk.TakeLock(ctx, p.Config.DataDir, disk.Holder{Host: host, PID: os.Getpid(), Since: time.Now()}, disk.LockWait)
+	lock, err := disk.TakeLock(ctx, p.Config.DataDir, lockHolder(), disk.LockWait)
 	if err != nil {
 		return nil, diskFailure(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/disk"
@@ -36,4 +37,21 @@ func uuid(identity string) string {
 	b[6] = b[6]&0x0f | 0x80
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
+}
+
+// podNamespaceFile is where Kubernetes says which namespace a pod is in, unless its service account is not to be mounted.
+const podNamespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// lockHolder is what this container leaves in a lock for the one who comes second: its host name, and what Kubernetes has told by the
+// usual names of the downward API.
+func lockHolder() disk.Holder {
+	host, _ := os.Hostname()
+	h := disk.Holder{
+		Host: host, PID: os.Getpid(), Since: time.Now(),
+		Pod: os.Getenv("POD_NAME"), Namespace: os.Getenv("POD_NAMESPACE"), Node: os.Getenv("NODE_NAME"),
+	}
+	if namespace, err := os.ReadFile(podNamespaceFile); err == nil && h.Namespace == "" {
+		h.Namespace = strings.TrimSpace(string(namespace))
+	}
+	return h
 }

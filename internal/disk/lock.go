@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,10 @@ import (
 type Holder struct {
 	// Host is the host name; in Kubernetes that is the pod's name.
 	Host string `json:"host"`
+	// Pod, Namespace and Node are what Kubernetes' downward API has told; each may be empty.
+	Pod       string `json:"pod,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	Node      string `json:"node,omitempty"`
 	// PID is the process in its own container, so most often 1.
 	PID int `json:"pid"`
 	// Since is when the lock was asked for.
@@ -24,10 +29,29 @@ type Holder struct {
 
 // String is for a message.
 func (h Holder) String() string {
-	if h.Host == "" {
+	name := h.Host
+	if pod := cmp.Or(h.Pod, h.Host); pod != "" && h.Namespace != "" {
+		name = "pod " + h.Namespace + "/" + pod
+	} else if h.Pod != "" {
+		name = "pod " + h.Pod
+	}
+	if name == "" {
 		return "somebody who left no name"
 	}
-	return fmt.Sprintf("%s (process %d, since %s)", h.Host, h.PID, h.Since.UTC().Format(time.RFC3339))
+	if h.Node != "" {
+		name += " on node " + h.Node
+	}
+	return fmt.Sprintf("%s (process %d, since %s)", name, h.PID, h.Since.UTC().Format(time.RFC3339))
+}
+
+// patience is how long it makes sense to wait for a lock that other has: the whole wait if it may be this container's own
+// last start, killed and on its way out; but a moment if it is another machine's, because the one who comes second should hear so
+// at once.
+func (h Holder) patience(other Holder, wait time.Duration) time.Duration {
+	if other.Host == "" || other.Host == h.Host {
+		return wait
+	}
+	return min(wait, strangerWait)
 }
 
 // Lock is the exclusive use of a data directory. It belongs to the open file and not to the process (flock(2)): it lasts until
@@ -42,6 +66,8 @@ const (
 	// LockWait is how long TakeLock should be let wait for a predecessor that was killed and whose QEMU is on its way out.
 	LockWait  = 3 * time.Second
 	lockRetry = 50 * time.Millisecond
+	// strangerWait is for a container of another name: one that was killed together with its pod is gone by then.
+	strangerWait = time.Second
 )
 
 // TakeLock locks the data directory, which is made where it is not there. While somebody else has it, it is tried again for
@@ -60,9 +86,11 @@ func TakeLock(ctx context.Context, dir string, holder Holder, wait time.Duration
 	if err != nil {
 		return nil, ioError(op, err)
 	}
-	if err := flock(ctx, f, wait); err != nil {
+	take := func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
+	if err := retry(ctx, take, func() time.Duration { return holder.patience(readHolder(f), wait) }); err != nil {
 		defer f.Close()
-		return nil, lockError(ctx, op, f, err)
+		return nil, lockError(ctx, op, "stop that one first, or give this VM a data directory of its own (VM_DATA_DIR): one directory serves one VM",
+			readHolder(f), err)
 	}
 	if err := writeHolder(f, holder); err != nil {
 		f.Close()
@@ -71,15 +99,16 @@ func TakeLock(ctx context.Context, dir string, holder Holder, wait time.Duration
 	return &Lock{file: f, dir: dir}, nil
 }
 
-// flock tries until it has the lock, fails for another reason than that somebody has it, or the time is up.
-func flock(ctx context.Context, f *os.File, wait time.Duration) error {
-	deadline := time.Now().Add(wait)
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+// retry tries to take a lock until it has it, it fails for another reason than that somebody has it, or the time is up.
+func retry(ctx context.Context, take func() error, patience func() time.Duration) error {
+	for began := time.Now(); ; {
+		err := take()
 		switch {
 		case err == unix.EINTR:
 			continue
-		case err != unix.EWOULDBLOCK || time.Now().After(deadline):
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EBUSY):
+			return err
+		case time.Since(began) >= patience():
 			return err
 		}
 		select {
@@ -90,18 +119,28 @@ func flock(ctx context.Context, f *os.File, wait time.Duration) error {
 	}
 }
 
-func lockError(ctx context.Context, op string, f *os.File, err error) error {
+// lockError says why a lock was not to be had. wayOut is for one that holder has.
+func lockError(ctx context.Context, op, wayOut string, holder Holder, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("cannot %s: %w", op, context.Cause(ctx))
 	case errors.Is(err, unix.EWOULDBLOCK):
-		return refusal(op, "stop that one first, or give this VM a data directory of its own (VM_DATA_DIR): one directory serves one VM",
-			"it is in use by %s", readHolder(f))
-	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
+		return refusal(op, wayOut, "it is in use by %s", holder)
+	case hasNoLocks(err):
 		return refusal(op, "use a volume whose file system has them (for NFS: version 4, or a running lock service); without locks two VMs could destroy one disk",
 			"its file system has no locks (%w)", err)
 	}
 	return ioError(op, err)
+}
+
+// hasNoLocks says that an error of a lock means that the file system has none.
+func hasNoLocks(err error) bool {
+	for _, errno := range []error{unix.ENOLCK, unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 // writeHolder replaces the content in place. Writing over the old block needs no space, so that a lock can be had on a full

@@ -67,7 +67,7 @@ func childHold() {
 		panic(err)
 	}
 	fmt.Println(cmd.Process.Pid)
-	select {}
+	time.Sleep(time.Hour)
 }
 
 func TestLockOutlivesAKilledHolderInItsChild(t *testing.T) {
