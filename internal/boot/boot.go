@@ -44,6 +44,9 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs 
 			return supervise.End{}, err
 		}
 		plan.announce(log)
+		if !plan.Pending() {
+			plan.announceMachine(log)
+		}
 		milestones.Reach(status.Configured)
 		run, err := plan.makeRunDir(ctx)
 		if err != nil {
@@ -54,13 +57,19 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs 
 		if err := plan.release(); err != nil {
 			return supervise.End{}, err
 		}
-		lock, err := plan.apply(ctx, log, milestones)
+		lock, err := plan.lockData(ctx)
+		if err != nil {
+			return supervise.End{}, err
+		}
 		keep := []*os.File{run}
 		if lock != nil {
 			defer lock.Close()
 			keep = append(keep, lock.File())
 		}
-		if err != nil {
+		if err := plan.makeImage(ctx, lock, log); err != nil {
+			return supervise.End{}, err
+		}
+		if err := plan.apply(ctx, lock, log, milestones); err != nil {
 			return supervise.End{}, err
 		}
 		if !cfg.Supervise {
@@ -109,9 +118,9 @@ func report(log *slog.Logger, err error, code int) {
 	}
 }
 
-// announce logs what was chosen, and the warnings.
+// announce logs the warnings, and what is worth one about the guest's configuration.
 func (p Plan) announce(log *slog.Logger) {
-	for _, w := range slices.Concat(p.Disk.Warnings, p.Network.Warnings) {
+	for _, w := range slices.Concat(p.Image.Warnings, p.Network.Warnings) {
 		log.Warn(w)
 	}
 	for _, m := range p.Provision.Messages {
@@ -120,6 +129,13 @@ func (p Plan) announce(log *slog.Logger) {
 			level = slog.LevelWarn
 		}
 		log.Log(context.Background(), level, m.String())
+	}
+}
+
+// announceMachine logs what was chosen for the machine and its disk. All of that is known once the image is there.
+func (p Plan) announceMachine(log *slog.Logger) {
+	for _, w := range p.Disk.Warnings {
+		log.Warn(w)
 	}
 	for _, c := range p.Chosen {
 		level := slog.LevelDebug
@@ -133,20 +149,19 @@ func (p Plan) announce(log *slog.Logger) {
 }
 
 // apply makes everything that the guest needs. What it makes is whole or not there, and it may be done again.
-func (p Plan) apply(ctx context.Context, log *slog.Logger, milestones *status.Milestones) (*disk.Lock, error) {
-	lock, err := p.applyDisk(ctx, log)
-	if err != nil {
-		return nil, stopped(ctx, err)
+func (p Plan) apply(ctx context.Context, lock *disk.Lock, log *slog.Logger, milestones *status.Milestones) error {
+	if err := p.applyDisk(ctx, lock, log); err != nil {
+		return stopped(ctx, err)
 	}
 	milestones.Reach(status.DiskReady)
 	if err := p.Provision.Write(p.Config.RunDir); err != nil {
-		return lock, fail(supervise.IOError, "the guest's configuration cannot be written: %w", err)
+		return fail(supervise.IOError, "the guest's configuration cannot be written: %w", err)
 	}
 	facts := status.Facts{Name: p.Machine.Name, PID: os.Getpid(), Started: time.Now(), Mode: string(p.Network.Mode), Ready: p.Ready}
 	if err := facts.Write(p.Config.RunDir); err != nil {
-		return lock, fail(supervise.IOError, "the run directory cannot be written: %w", err)
+		return fail(supervise.IOError, "the run directory cannot be written: %w", err)
 	}
-	return lock, stopped(ctx, nil)
+	return stopped(ctx, nil)
 }
 
 // runFiles are what a start leaves in the run directory.

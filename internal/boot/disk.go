@@ -14,8 +14,11 @@ import (
 // planDisk plans the disk and chooses the firmware, which the disk has a say in.
 func (p *Plan) planDisk(cfg config.Config, arch string) error {
 	in := disk.Input{
-		Image: cfg.Image.Path, ImageDirs: imageDirs, None: cfg.Image.Kind == config.ImageNone,
+		None: cfg.Image.Kind == config.ImageNone,
 		Size: int64(cfg.DiskSize), SizeSet: cfg.Set["VM_DISK_SIZE"], DataDir: cfg.DataDir,
+	}
+	if local := p.Image.Local; local != nil {
+		in.Image, in.Format = local.Path, disk.Format(local.Format)
 	}
 	facts, err := disk.Inspect(in)
 	if err != nil {
@@ -75,29 +78,33 @@ func diskFailure(err error) error {
 func isMistake(err error) bool { return err != nil && ExitCode(err) == supervise.Misconfigured }
 
 // needsData says whether anything of this VM outlives a restart.
-func (p Plan) needsData() bool { return p.Disk.Base != nil || p.Disk.NVRAM != "" }
+func (p Plan) needsData() bool { return p.Pending() || p.Disk.Base != nil || p.Disk.NVRAM != "" }
 
-// applyDisk locks the data directory and prepares what is in it. The lock is nil where there is no disk.
-func (p Plan) applyDisk(ctx context.Context, log *slog.Logger) (*disk.Lock, error) {
+// lockData locks the data directory. The lock is nil where nothing of the VM outlives a restart.
+func (p Plan) lockData(ctx context.Context) (*disk.Lock, error) {
 	if !p.needsData() {
 		return nil, nil
 	}
 	lock, err := disk.TakeLock(ctx, p.Config.DataDir, lockHolder(), disk.LockWait)
 	if err != nil {
-		return nil, diskFailure(err)
+		return nil, stopped(ctx, diskFailure(err))
+	}
+	return lock, nil
+}
+
+// applyDisk prepares what is in the data directory, which is locked; a nil lock is that of a VM without one.
+func (p Plan) applyDisk(ctx context.Context, lock *disk.Lock, log *slog.Logger) error {
+	if lock == nil {
+		return nil
 	}
 	for _, s := range p.Disk.Steps {
 		log.Info("disk: " + s.Text)
 	}
-	err = p.Disk.Apply(ctx, lock)
+	err := p.Disk.Apply(ctx, lock)
 	if err == nil {
 		err = rememberIdentity(p.Config.DataDir, p.Identity)
 	}
-	if err != nil {
-		lock.Close()
-		return nil, diskFailure(err)
-	}
-	return lock, nil
+	return diskFailure(err)
 }
 
 // recordDigest remembers the base image's digest while the guest already boots, so that a new copy of the same image is

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/disk"
+	"github.com/vmentry/vmentry/internal/image"
 	"github.com/vmentry/vmentry/internal/network"
 	"github.com/vmentry/vmentry/internal/provision"
 	"github.com/vmentry/vmentry/internal/qemu"
@@ -28,15 +29,29 @@ type Plan struct {
 	Chosen    []Setting
 	Warnings  []config.Warning // about the environment; the parts have their own
 	Provision provision.Result
-	Disk      disk.Plan
+	Image     image.Plan
+	Disk      disk.Plan // planned when the image is there, see Pending
 	Network   network.Plan
 	Machine   qemu.Machine
 	QEMU      Program
 	Ready     status.Condition
 	Environ   []string // QEMU's environment
 
+	parts parts // what the machine is made of beside its disk
 	flash flash // UEFI's code and the template of its variables; none with a BIOS
 }
+
+// parts are what a machine is made of beside its disk.
+type parts struct {
+	name     string
+	settings settings
+	host     Host
+	extra    []string // the user's own QEMU arguments
+	can      qemu.Capabilities
+}
+
+// Pending says that the image has to be made before the disk, and with it the firmware and the machine, can be planned.
+func (p Plan) Pending() bool { return p.Image.Pending() }
 
 // Program is the QEMU that will run.
 type Program struct {
@@ -82,11 +97,14 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 	checkArguments(extra, &mistakes)
 	checkReadable("VM_KERNEL", cfg.Kernel, &mistakes)
 	checkReadable("VM_INITRD", cfg.Initrd, &mistakes)
-	var provisionErr, diskErr, networkErr error
+	var provisionErr, networkErr error
 	plan.Network, networkErr = planNetwork(cfg, name, plan.Identity, chosen.cpus, &mistakes)
 	plan.Ready = readiness(cfg, &plan.Network)
 	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), networkConfig(plan.Network), &mistakes)
-	diskErr = plan.planDisk(cfg, chosen.arch)
+	diskErr := plan.planImage(cfg)
+	if diskErr == nil && !plan.Pending() {
+		diskErr = plan.planDisk(cfg, chosen.arch)
+	}
 	if isMistake(diskErr) {
 		provisionErr, diskErr = errors.Join(provisionErr, diskErr), nil
 	}
@@ -102,12 +120,21 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 		return Plan{}, wrong(config.Mistakes{{Variable: "VM_MACHINE", Value: chosen.machine, Problem: fmt.Sprintf(
 			"QEMU %s has no such machine; write q35 or pc (amd64), virt (arm64), or one of %s -machine help", answer.can.Version, qemuNames[chosen.arch])}})
 	}
-	plan.makeMachine(name, chosen, host, extra)
 	plan.QEMU = Program{answer.path, answer.can.Version}
-	if missing := answer.can.Check(plan.Machine); len(missing) > 0 {
-		return Plan{}, fail(supervise.Unavailable, "%s", strings.Join(missing, "\n"))
+	plan.parts = parts{name, chosen, host, extra, answer.can}
+	if err := plan.planMachine(); err != nil {
+		return Plan{}, err
 	}
 	return plan, nil
+}
+
+// planMachine describes the VM, as far as its disk is known, and checks that this QEMU can run it.
+func (p *Plan) planMachine() error {
+	p.makeMachine(p.parts.name, p.parts.settings, p.parts.host, p.parts.extra)
+	if missing := p.parts.can.Check(p.Machine); len(missing) > 0 {
+		return fail(supervise.Unavailable, "%s", strings.Join(missing, "\n"))
+	}
+	return nil
 }
 
 // checkArguments refuses what of QEMU's own arguments would take it away from its supervisor.

@@ -30,13 +30,24 @@ func (p Plan) Text() (string, error) {
 	}
 	section("Settings", chosen...)
 	section("Guest's configuration", p.provisioning()...)
-	section("Disk", strings.Split(strings.TrimRight(p.Disk.String(), "\n"), "\n")...)
+	if lines := p.Image.Lines(); len(lines) > 0 {
+		section("Image", lines...)
+	}
+	section("Disk", p.diskLines()...)
 	section("Network", p.Network.Lines()...)
 	if h := p.Network.Helper; h != nil {
 		section(h.Name, commandLines(append([]string{h.Path}, h.Args...))...)
 	}
 	section(fmt.Sprintf("QEMU %s", p.QEMU.Version), commandLines(append([]string{p.QEMU.Path}, p.Machine.Args()...))...)
 	return strings.TrimRight(b.String(), "\n") + "\n", nil
+}
+
+// diskLines say what becomes of the guest's disk.
+func (p Plan) diskLines() []string {
+	if p.Pending() {
+		return []string{"planned when the image is there, and with it the firmware, and the disk on QEMU's command line"}
+	}
+	return strings.Split(strings.TrimRight(p.Disk.String(), "\n"), "\n")
 }
 
 // warnings are those about the environment, a line each.
@@ -101,6 +112,8 @@ func (p Plan) JSON() (string, error) {
 		"settings":  p.Chosen,
 		"warnings":  p.warnings(),
 		"provision": g,
+		"image":     p.Image,
+		"pending":   p.Pending(),
 		"disk":      p.Disk,
 		"network":   p.Network,
 		"qemu": map[string]any{
@@ -114,6 +127,9 @@ func (p Plan) JSON() (string, error) {
 func (p Plan) Shell() (string, error) {
 	if len(p.Network.Bridges) > 0 {
 		return "", fail(supervise.Misconfigured, "VM_NETWORK=%s: cannot be pasted into a shell, because vmentry holds the guest's network as long as it runs; write user or none", p.Network.Mode)
+	}
+	if p.Pending() {
+		return "", fail(supervise.Misconfigured, "VM_IMAGE=%s: cannot be pasted into a shell before the first start has made an image of it; start once, or name a qcow2 or raw file", p.Image.Source)
 	}
 	var b strings.Builder
 	// in a shell of its own: the first failure must end the script, and not the shell that it is pasted into

@@ -45,7 +45,7 @@ func TestBootHintsAgainstSfdisk(t *testing.T) {
 					path = filepath.Join(t.TempDir(), "out")
 					m.make(t, raw, path)
 				}
-				image, err := inspectImage(path)
+				image, err := inspectImage(path, "")
 				if err != nil {
 					t.Fatalf("%s: %v", m.name, err)
 				}
@@ -92,7 +92,7 @@ func TestBootHintsOfACutDisk(t *testing.T) {
 		if err := os.Truncate(path, 16<<20); err != nil {
 			t.Fatal(err)
 		}
-		image, err := inspectImage(path)
+		image, err := inspectImage(path, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,12 +107,12 @@ func TestFileSystemWithoutPartitions(t *testing.T) {
 	if err := os.Truncate(path, 16<<20); err != nil {
 		t.Fatal(err)
 	}
-	image, err := inspectImage(path)
+	image, err := inspectImage(path, "")
 	if err != nil || len(image.Warnings) != 1 {
 		t.Errorf("zeros: %v, %q", err, image.Warnings)
 	}
 	run(t, "/usr/sbin/mkfs.ext4", "-q", path)
-	image, err = inspectImage(path)
+	image, err = inspectImage(path, "")
 	if err != nil || image.Boot.FileSystem != "ext" || len(image.Warnings) != 0 || image.Boot.Firmware() != "bios" {
 		t.Errorf("ext4: %v, %+v", err, image)
 	}

@@ -40,6 +40,8 @@ const IdentityName = "identity"
 type Input struct {
 	// Image is the path of the base image. Empty: the one image in ImageDirs.
 	Image string
+	// Format is how the image is to be read, whatever it looks like; a block device is one for raw alone. Empty: it is found in the content.
+	Format Format
 	// ImageDirs are searched for the base image when Image is empty. Those that do not exist are skipped.
 	ImageDirs []string
 	// None is a VM without a main disk. Only the variable store is then prepared.

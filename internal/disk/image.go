@@ -104,8 +104,8 @@ func candidates(dir string) ([]candidate, error) {
 	return found, nil
 }
 
-// inspectImage looks at the image at path and refuses what is unfit.
-func inspectImage(path string) (*Image, error) {
+// inspectImage looks at the image at path and refuses what is unfit. An empty format is found in the content.
+func inspectImage(path string, format Format) (*Image, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, ioError("use "+path+" as base image", err)
@@ -119,32 +119,39 @@ func inspectImage(path string) (*Image, error) {
 	if err != nil {
 		return nil, ioError(op, err)
 	}
-	switch {
-	case info.Mode()&fs.ModeDevice != 0:
-		return nil, configError(op, "name a file", "it is a device, which this release cannot boot from")
-	case !info.Mode().IsRegular():
-		return nil, configError(op, "name a file", "it is not a file")
-	case info.Size() == 0:
-		return nil, refusal(op, "copy the image again", "it is empty")
+	device := info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0
+	if !info.Mode().IsRegular() && !device {
+		return nil, configError(op, "name a file or a block device", "it is neither")
+	}
+	if device {
+		format = FormatRaw // a guest may have written to it, and so chosen what it looks like
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, ioError(op, err)
 	}
 	defer f.Close()
-	return inspectContent(path, op, f)
+	return inspectContent(path, op, f, format)
 }
 
 // inspectContent looks into the opened image.
-func inspectContent(path, op string, f *os.File) (*Image, error) {
+func inspectContent(path, op string, f *os.File, format Format) (*Image, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, ioError(op, err)
 	}
-	size := info.Size()
-	kind, err := recognise(f, size)
+	size, err := f.Seek(0, io.SeekEnd) // a block device has its size here alone
 	if err != nil {
 		return nil, ioError(op, err)
+	}
+	if size == 0 {
+		return nil, refusal(op, "copy the image again", "it is empty")
+	}
+	kind := recognised{format: format}
+	if format == "" {
+		if kind, err = recognise(f, size); err != nil {
+			return nil, ioError(op, err)
+		}
 	}
 	image := &Image{Path: path}
 	image.Identity = Identity{Format: kind.format, Bytes: size, VirtualSize: roundUp(size)}

@@ -102,7 +102,7 @@ func TestRecogniseByContent(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "disk.qcow2") // the name says nothing
 			tt.make(t, path)
-			_, err := inspectImage(path)
+			_, err := inspectImage(path, "")
 			checkError(t, err, KindConfig, tt.want)
 		})
 	}
@@ -143,12 +143,27 @@ func TestUnfitFiles(t *testing.T) {
 	}{
 		{write(t, filepath.Join(dir, "empty"), nil), KindIO, "it is empty"},
 		{filepath.Join(dir, "nowhere"), KindConfig, "no such file"},
-		{filepath.Join(dir, "fifo"), KindConfig, "not a file"},
-		{dir, KindConfig, "not a file"},
-		{"/dev/null", KindConfig, "a device"},
+		{filepath.Join(dir, "fifo"), KindConfig, "it is neither"},
+		{dir, KindConfig, "it is neither"},
+		{"/dev/null", KindConfig, "it is neither"},
 	} {
-		_, err := inspectImage(tt.path)
+		_, err := inspectImage(tt.path, "")
 		checkError(t, err, tt.kind, tt.want)
+	}
+}
+
+// TestRawStaysRaw: what a raw disk begins with is its guest's to write.
+func TestRawStaysRaw(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", path, "1M")
+	_, err := inspectImage(path, "")
+	checkError(t, err, KindIO, `it has a backing file, "/etc/passwd"`)
+	image, err := inspectImage(path, FormatRaw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if image.Identity.Format != FormatRaw || image.Identity.VirtualSize != roundUp(image.Identity.Bytes) {
+		t.Errorf("taken as %s", image.Identity)
 	}
 }
 

@@ -86,7 +86,7 @@ func inspectBase(in Input) (*Image, error) {
 		}
 		path = found
 	}
-	return inspectImage(path)
+	return inspectImage(path, in.Format)
 }
 
 func findProgram(name string) string {

@@ -82,7 +82,7 @@ func (p Plan) RecordDigest(ctx context.Context) error {
 	}
 	now := p.Base.Identity
 	now.ModTime, now.Inode, now.ChangeTime = fileStamp(info)
-	if info.Size() != now.Bytes || now != p.Base.Identity || before.Base.compare(now) != verdictSame {
+	if info.Mode().IsRegular() && info.Size() != now.Bytes || now != p.Base.Identity || before.Base.compare(now) != verdictSame {
 		return ioError(op, errors.New("the image was changed while a guest ran on it"))
 	}
 	now.SHA256 = digest

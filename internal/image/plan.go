@@ -1,0 +1,84 @@
+package image
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Plan is what will be done to have a local image.
+type Plan struct {
+	// Source is what the user named, as it may be shown; empty without a base image.
+	Source string `json:"source,omitempty"`
+	// Local is the image, where it is known before the steps are done; nil where they make it, or where there is none.
+	Local *Local `json:"local,omitempty"`
+	// Steps are done in this order. None are left where the last start did them all.
+	Steps []Step `json:"steps,omitempty"`
+	// Warnings are for the user; nothing is kept from being done.
+	Warnings []string `json:"warnings,omitempty"`
+
+	input Input
+	facts Facts
+}
+
+// Action is what a step does.
+type Action string
+
+// The actions, in the order in which a plan has them.
+const (
+	ActionClean  Action = "clean"  // remove what a cut-off start left half made
+	ActionFetch  Action = "fetch"  // fetch a URL, and unpack and convert it on the way
+	ActionUnpack Action = "unpack" // unpack or convert a local file
+	ActionVerify Action = "verify" // read a local file and compare its digest
+	ActionBlank  Action = "blank"  // make what an empty disk is based on
+)
+
+// Step is one change, or one check that takes time.
+type Step struct {
+	Action Action `json:"action"`
+	// Text says what is done, for people.
+	Text string `json:"text"`
+}
+
+// String is the step's line in the printed plan.
+func (s Step) String() string { return fmt.Sprintf("%-6s  %s", s.Action, s.Text) }
+
+// Pending says that the image is not there yet: what depends on it is planned when the steps are done.
+func (p Plan) Pending() bool { return p.Source != "" && p.Local == nil }
+
+// Lines is the plan as text; none without a base image.
+func (p Plan) Lines() []string {
+	if p.Source == "" {
+		return nil
+	}
+	lines := []string{"from    " + p.Source}
+	if p.Local != nil {
+		lines = append(lines, fmt.Sprintf("image   %s (%s)", p.Local.Path, p.Local.Format))
+	}
+	for _, s := range p.Steps {
+		lines = append(lines, s.String())
+	}
+	for _, w := range p.Warnings {
+		lines = append(lines, "warning "+w)
+	}
+	return lines
+}
+
+// String is the plan as lines of text.
+func (p Plan) String() string { return strings.Join(p.Lines(), "\n") }
+
+// MakePlan decides what has to be done, or refuses. It is pure. The error is an *Error.
+func MakePlan(in Input, f Facts) (Plan, error) {
+	in.DataDir = f.DataDir
+	p := Plan{input: in, facts: f}
+	if in.None {
+		return p, nil
+	}
+	p.Source = in.name()
+	if f.File != nil {
+		p.Source = f.File.Path
+	}
+	if f.File != nil && f.File.Format.usable() {
+		p.Local = &Local{Path: f.File.Path, Format: f.File.Format}
+	}
+	return p, nil
+}

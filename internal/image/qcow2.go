@@ -1,0 +1,3 @@
+package image
+
+const qcow2Magic = "QFI\xfb"

@@ -1,0 +1,4 @@
+package image
+
+// Record is what is remembered of a URL or path.
+type Record struct{}
