@@ -12,10 +12,10 @@ SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh $(wil
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest tinyguest passt image run stop test test-container bench bench-network fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build guest tinyguest passt image run stop test test-container e2e-k8s bench bench-network fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: ## bin/vmentry, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/vmentry ./cmd/vmentry
@@ -45,6 +45,9 @@ test: ## install what is needed, build everything, run all tests (root)
 test-container: image tinyguest ## the container images' tests alone
 	bash -c '. images/lib.sh; need_packages catatonit'
 	go test -count=1 -timeout 30m -v ./test/container
+
+e2e-k8s: ## the examples on a cluster: KUBECONFIG=FILE; E2E_IMPORT=COMMAND brings an image there
+	go test -count=1 -timeout 90m -v ./test/k8s
 
 bench: ## how long it takes until QEMU runs, as a ratio to the least that could be done
 	go test -run '^$$' -bench . -benchtime 20x ./test

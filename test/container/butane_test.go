@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/vmentry/vmentry/test/login"
 )
 
 const butane = `variant: fcos
@@ -53,28 +55,28 @@ const gib = 1 << 30
 // disk and another firmware in a new container.
 func TestButane(t *testing.T) {
 	t.Parallel()
-	inConfig, inVariable := newKey(t), newKey(t)
+	inConfig, inVariable := login.NewKey(t), login.NewKey(t)
 	options := debian(published("2222")...)
 	options = append(options, volume(t)...)
-	options = append(options, userdata(t, map[string]string{"config.yaml": fmt.Sprintf(butane, inConfig.line), "greeting.txt": "hello\nguest\n"})...)
-	options = append(options, settings("CONFIG_FILE=/userdata/config.yaml", "VM_NAME=shelf-1", "VM_SSH_AUTHORIZED_KEYS="+inVariable.line)...)
+	options = append(options, userdata(t, map[string]string{"config.yaml": fmt.Sprintf(butane, inConfig.Line), "greeting.txt": "hello\nguest\n"})...)
+	options = append(options, settings("CONFIG_FILE=/userdata/config.yaml", "VM_NAME=shelf-1", "VM_SSH_AUTHORIZED_KEYS="+inVariable.Line)...)
 
 	m := run(t, append(options, settings("VM_DISK_SIZE=8G")...))
-	guest := m.login("core", inVariable.auth())
+	guest := m.login("core", inVariable.Auth())
 	first := guest.identity()
-	guest.wants("sudo cat /srv/link", "hello\nguest")
-	guest.wants("sudo stat -c '%a %U' /srv/shelf/greeting /srv/shelf", "640 root\n750 root")
-	guest.wants("systemctl is-enabled count-boots.service", "enabled")
-	guest.wants("hostname", "shelf-1")
+	guest.Wants("sudo cat /srv/link", "hello\nguest")
+	guest.Wants("sudo stat -c '%a %U' /srv/shelf/greeting /srv/shelf", "640 root\n750 root")
+	guest.Wants("systemctl is-enabled count-boots.service", "enabled")
+	guest.Wants("hostname", "shelf-1")
 	guest.hasDisk(8 * gib)
 	guest.settled()
-	guest.wants("cat /var/lib/boots", "boot")
-	guest.wants("ls /var/lib/unwanted 2>&1 | grep -c 'No such file'", "1")
-	guest.wants("ls /dev/virtio-ports", "org.qemu.guest_agent.0\norg.vmentry.exit")
-	guest.wants("systemctl is-active qemu-guest-agent", "active")
-	guest.wants("echo kept | sudo tee /var/lib/note", "kept")
-	m.login("core", inConfig.auth())
-	m.login("alice", inConfig.auth()).wants("sudo id -un", "root")
+	guest.Wants("cat /var/lib/boots", "boot")
+	guest.Wants("ls /var/lib/unwanted 2>&1 | grep -c 'No such file'", "1")
+	guest.Wants("ls /dev/virtio-ports", "org.qemu.guest_agent.0\norg.vmentry.exit")
+	guest.Wants("systemctl is-active qemu-guest-agent", "active")
+	guest.Wants("echo kept | sudo tee /var/lib/note", "kept")
+	m.login("core", inConfig.Auth())
+	m.login("alice", inConfig.Auth()).Wants("sudo id -un", "root")
 	if out := m.engine("exec", m.name, "vmentry", "probe", "ready"); !strings.Contains(out, "accepts on port 22") {
 		t.Errorf("probe ready: %s", out)
 	}
@@ -82,31 +84,31 @@ func TestButane(t *testing.T) {
 	m.stop()
 
 	m = m.again()
-	guest = m.login("core", inVariable.auth())
+	guest = m.login("core", inVariable.Auth())
 	second := guest.identity()
 	if second.hostKey != first.hostKey || second.machine != first.machine || second.boot == first.boot {
 		t.Errorf("the second boot is not one of the same machine: %+v, %+v", first, second)
 	}
 	guest.settled()
-	guest.wants("cat /var/lib/note", "kept")
-	guest.wants("cat /var/lib/boots", "boot\nboot")
+	guest.Wants("cat /var/lib/note", "kept")
+	guest.Wants("cat /var/lib/boots", "boot\nboot")
 	guest.shutDownCleanly()
-	guest.wants("grep -c ignition.firstboot /proc/cmdline || true", "0")
-	guest.wants("sudo journalctl -q -b -t ignition", "")
+	guest.Wants("grep -c ignition.firstboot /proc/cmdline || true", "0")
+	guest.Wants("sudo journalctl -q -b -t ignition", "")
 	m.stop()
 	m.remove()
 
 	m = run(t, append(options, settings("VM_DISK_SIZE=9G", "VM_FIRMWARE=uefi")...))
-	guest = m.login("core", inVariable.auth())
+	guest = m.login("core", inVariable.Auth())
 	third := guest.identity()
 	if third.hostKey != first.hostKey || third.machine != first.machine {
 		t.Errorf("the boot in a new container is not one of the same machine: %+v, %+v", first, third)
 	}
-	guest.says("test -d /sys/firmware/efi")
+	guest.Says("test -d /sys/firmware/efi")
 	guest.hasDisk(9 * gib)
 	guest.settled()
-	guest.wants("cat /var/lib/note", "kept")
-	guest.wants("cat /var/lib/boots", "boot\nboot\nboot")
+	guest.Wants("cat /var/lib/note", "kept")
+	guest.Wants("cat /var/lib/boots", "boot\nboot\nboot")
 	guest.shutDownCleanly()
 	m.logs("firmware: uefi")
 	m.stop()
@@ -115,35 +117,35 @@ func TestButane(t *testing.T) {
 type identity struct{ hostKey, machine, boot string }
 
 // identity is what tells a guest from another, and a boot of it.
-func (l *login) identity() identity {
+func (l session) identity() identity {
 	l.t.Helper()
-	return identity{l.hostKey, l.says("cat /etc/machine-id"), l.says("cat /proc/sys/kernel/random/boot_id")}
+	return identity{l.HostKey, l.Says("cat /etc/machine-id"), l.Says("cat /proc/sys/kernel/random/boot_id")}
 }
 
 // settled waits for the end of the boot, and checks that all of it went well.
-func (l *login) settled() {
+func (l session) settled() {
 	l.t.Helper()
-	if state, _ := l.try("systemctl is-system-running --wait"); state != "running" {
-		failed, _ := l.try("systemctl --failed --no-legend --plain")
+	if state, _ := l.Try("systemctl is-system-running --wait"); state != "running" {
+		failed, _ := l.Try("systemctl --failed --no-legend --plain")
 		l.t.Errorf("the guest's systemd is %s:\n%s", state, failed)
 	}
 }
 
 // hasDisk checks the size of the disk that the root file system is on, and that it fills the disk.
-func (l *login) hasDisk(size int64) {
+func (l session) hasDisk(size int64) {
 	l.t.Helper()
-	l.wants("lsblk -bdno SIZE /dev/$(lsblk -no PKNAME $(findmnt -no SOURCE /))", fmt.Sprint(size))
+	l.Wants("lsblk -bdno SIZE /dev/$(lsblk -no PKNAME $(findmnt -no SOURCE /))", fmt.Sprint(size))
 	// The file system's own administration takes some of it.
-	got, _ := strconv.ParseInt(l.says("df -B1 --output=size / | tail -n 1"), 10, 64)
+	got, _ := strconv.ParseInt(l.Says("df -B1 --output=size / | tail -n 1"), 10, 64)
 	if got < size/100*93 || got > size {
 		l.t.Errorf("the root file system has %d bytes, on a disk of %d", got, size)
 	}
 }
 
 // shutDownCleanly checks in the journal how the boot before this one has ended.
-func (l *login) shutDownCleanly() {
+func (l session) shutDownCleanly() {
 	l.t.Helper()
-	l.mentions("sudo journalctl -q -b -1 -o cat | grep 'Power key\\|Power Off\\|Shutting down\\|Journal stopped'",
+	l.Mentions("sudo journalctl -q -b -1 -o cat | grep 'Power key\\|Power Off\\|Shutting down\\|Journal stopped'",
 		"Power key pressed", "System Power Off", "Shutting down", "Journal stopped")
-	l.wants("sudo journalctl -q -b -o cat | grep -c 'uncleanly shut down\\|recovering journal\\|orphan cleanup' || true", "0")
+	l.Wants("sudo journalctl -q -b -o cat | grep -c 'uncleanly shut down\\|recovering journal\\|orphan cleanup' || true", "0")
 }

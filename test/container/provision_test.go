@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmentry/vmentry/test/login"
 	"github.com/vmentry/vmentry/test/transcript"
 	"golang.org/x/crypto/ssh"
 )
@@ -73,17 +74,17 @@ networkd:
 // TestContainerLinuxConfig is the command line of 2017.
 func TestContainerLinuxConfig(t *testing.T) {
 	t.Parallel()
-	k := newKey(t)
+	k := login.NewKey(t)
 	options := debian(published("2222", "1443")...)
-	options = append(options, userdata(t, map[string]string{"config.yaml": fmt.Sprintf(containerLinux, k.line)})...)
+	options = append(options, userdata(t, map[string]string{"config.yaml": fmt.Sprintf(containerLinux, k.Line)})...)
 	m := run(t, append(options, settings("CONFIG_FILE=/userdata/config.yaml", "HOSTFWD=hostfwd=tcp::2222-:22,hostfwd=tcp::1443-:443")...))
-	guest := m.login("core", k.auth())
+	guest := m.login("core", k.Auth())
 	guest.settled()
-	guest.wants("hostname", m.engine("inspect", "--format", "{{.Config.Hostname}}", m.name))
-	guest.mentions("cat /etc/systemd/system/etcd2.service.d/10-cluster.conf", "Environment=ETCD_NAME=node1", "ETCD_LISTEN_CLIENT_URLS")
-	guest.wants("cat /etc/sysctl.d/50-forward.conf", "net.ipv4.ip_forward=1")
-	guest.wants("cat /proc/sys/net/ipv4/ip_forward", "1")
-	guest.mentions("networkctl status e*", "00-eth.network")
+	guest.Wants("hostname", m.engine("inspect", "--format", "{{.Config.Hostname}}", m.name))
+	guest.Mentions("cat /etc/systemd/system/etcd2.service.d/10-cluster.conf", "Environment=ETCD_NAME=node1", "ETCD_LISTEN_CLIENT_URLS")
+	guest.Wants("cat /etc/sysctl.d/50-forward.conf", "net.ipv4.ip_forward=1")
+	guest.Wants("cat /proc/sys/net/ipv4/ip_forward", "1")
+	guest.Mentions("networkctl status e*", "00-eth.network")
 	if got := hear(t, m.port("1443")); got != "from-the-drop-in\n" {
 		t.Errorf("port 1443 says %q", got)
 	}
@@ -110,7 +111,7 @@ func hear(t *testing.T, address string) string {
 // reasonable time.
 func TestIgnition(t *testing.T) {
 	t.Parallel()
-	k := newKey(t)
+	k := login.NewKey(t)
 	type object = map[string]any
 	file := func(path string, mode int, contents []byte) object {
 		return object{"path": path, "mode": mode, "contents": object{"source": "data:;base64," + base64.StdEncoding.EncodeToString(contents)}}
@@ -124,7 +125,7 @@ func TestIgnition(t *testing.T) {
 	}
 	config := compact(t, object{
 		"ignition": object{"version": "3.3.0"},
-		"passwd":   object{"users": []object{{"name": "bob", "uid": 2000, "sshAuthorizedKeys": []string{k.line}}}},
+		"passwd":   object{"users": []object{{"name": "bob", "uid": 2000, "sshAuthorizedKeys": []string{k.Line}}}},
 		"storage":  object{"files": files},
 	})
 	if len(config) <= 128<<10 {
@@ -132,15 +133,15 @@ func TestIgnition(t *testing.T) {
 	}
 	options := debian(published("2222")...)
 	options = append(options, userdata(t, map[string]string{"config.ign": config})...)
-	m := run(t, append(options, settings("IGNITION_CONFIG_FILE=/userdata/config.ign", "VM_NAME=igneous", "VM_SSH_AUTHORIZED_KEYS="+k.line)...))
-	guest := m.login("bob", k.auth())
-	guest.wants("id -u", "2000")
-	guest.wants("hostname", "igneous")
-	guest.wants("ls /srv/many | wc -l", "300")
-	guest.wants("cat /srv/many/* | sha256sum | cut -d ' ' -f 1", fmt.Sprintf("%x", sha256.Sum256(all.Bytes())))
-	guest = m.login("core", k.auth()) // the image's own user gets the variable's key
-	guest.wants("sudo cat /etc/small", "a small one")
-	guest.wants("stat -c %a /etc/small", "600")
+	m := run(t, append(options, settings("IGNITION_CONFIG_FILE=/userdata/config.ign", "VM_NAME=igneous", "VM_SSH_AUTHORIZED_KEYS="+k.Line)...))
+	guest := m.login("bob", k.Auth())
+	guest.Wants("id -u", "2000")
+	guest.Wants("hostname", "igneous")
+	guest.Wants("ls /srv/many | wc -l", "300")
+	guest.Wants("cat /srv/many/* | sha256sum | cut -d ' ' -f 1", fmt.Sprintf("%x", sha256.Sum256(all.Bytes())))
+	guest = m.login("core", k.Auth()) // the image's own user gets the variable's key
+	guest.Wants("sudo cat /etc/small", "a small one")
+	guest.Wants("stat -c %a /etc/small", "600")
 	guest.settled()
 	m.logs("ignition.config.replace")
 	m.stop()
@@ -170,35 +171,35 @@ final_message: all done after $UPTIME seconds
 // TestCloudConfig has everything in it that a cluster's nodes were once configured with.
 func TestCloudConfig(t *testing.T) {
 	t.Parallel()
-	inConfig, inVariable := newKey(t), newKey(t)
+	inConfig, inVariable := login.NewKey(t), login.NewKey(t)
 	const password = "correct-horse-8"
 	options := debian(published("2222")...)
 	options = append(options, volume(t)...)
-	options = append(options, userdata(t, map[string]string{"user-data": fmt.Sprintf(cloudConfig, inConfig.line, password)})...)
-	m := run(t, append(options, settings("CLOUD_CONFIG_FILE=/userdata/user-data", "VM_NAME=other", "VM_SSH_AUTHORIZED_KEYS="+inVariable.line)...))
+	options = append(options, userdata(t, map[string]string{"user-data": fmt.Sprintf(cloudConfig, inConfig.Line, password)})...)
+	m := run(t, append(options, settings("CLOUD_CONFIG_FILE=/userdata/user-data", "VM_NAME=other", "VM_SSH_AUTHORIZED_KEYS="+inVariable.Line)...))
 	m.stderr.Await(t, "INF provisioned") // ssh_pwauth: cloud-init starts sshd anew, and cuts off who is just logging in
-	guest := m.login("core", inConfig.auth())
+	guest := m.login("core", inConfig.Auth())
 	first := guest.identity()
-	guest.mentions("cloud-init status --wait --long", "status: done", "DataSourceNoCloud")
+	guest.Mentions("cloud-init status --wait --long", "status: done", "DataSourceNoCloud")
 	guest.settled()
-	guest.wants("hostname", "cloudy") // the configuration counts more than VM_NAME
-	guest.wants("sudo cat /etc/by-cloud-init", "written\nby cloud-init")
-	guest.wants("stat -c '%a %U:%G' /etc/by-cloud-init", "640 root:adm")
-	guest.wants("cat /var/lib/bootcmd /var/lib/runcmd", "bootcmd\nruncmd")
-	guest.mentions("sudo cat /var/log/cloud-init-output.log", "all done after ")
-	m.login("core", inVariable.auth())
-	m.login("core", ssh.Password(password)).wants("sudo id -un", "root")
+	guest.Wants("hostname", "cloudy") // the configuration counts more than VM_NAME
+	guest.Wants("sudo cat /etc/by-cloud-init", "written\nby cloud-init")
+	guest.Wants("stat -c '%a %U:%G' /etc/by-cloud-init", "640 root:adm")
+	guest.Wants("cat /var/lib/bootcmd /var/lib/runcmd", "bootcmd\nruncmd")
+	guest.Mentions("sudo cat /var/log/cloud-init-output.log", "all done after ")
+	m.login("core", inVariable.Auth())
+	m.login("core", ssh.Password(password)).Wants("sudo id -un", "root")
 	m.stderr.Await(t, "INF provisioned")
 	m.shows("all done after ")
 	m.stop()
 
 	m = m.again()
-	guest = m.login("core", inConfig.auth())
-	guest.says("cloud-init status --wait")
+	guest = m.login("core", inConfig.Auth())
+	guest.Says("cloud-init status --wait")
 	if second := guest.identity(); second.hostKey != first.hostKey || second.boot == first.boot {
 		t.Errorf("the second boot is not one of the same machine: %+v, %+v", first, second)
 	}
-	guest.wants("cat /var/lib/bootcmd /var/lib/runcmd", "bootcmd\nbootcmd\nruncmd")
+	guest.Wants("cat /var/lib/bootcmd /var/lib/runcmd", "bootcmd\nbootcmd\nruncmd")
 	guest.shutDownCleanly()
 	m.stop()
 	m.hides(password)
@@ -207,14 +208,14 @@ func TestCloudConfig(t *testing.T) {
 // TestConfigDrive brings user data that are no cloud-config the other way, and lets vmentry name the machine.
 func TestConfigDrive(t *testing.T) {
 	t.Parallel()
-	k := newKey(t)
+	k := login.NewKey(t)
 	script := "#!/bin/sh\necho script >>/var/lib/script\n"
-	m := run(t, append(debian(published("2222")...), settings("CLOUD_CONFIG="+script, "VM_CLOUD_SEED=configdrive", "VM_NAME=drive-1", "VM_SSH_AUTHORIZED_KEYS="+k.line)...))
-	guest := m.login("core", k.auth())
-	guest.mentions("cloud-init status --wait --long", "status: done", "DataSourceConfigDrive")
+	m := run(t, append(debian(published("2222")...), settings("CLOUD_CONFIG="+script, "VM_CLOUD_SEED=configdrive", "VM_NAME=drive-1", "VM_SSH_AUTHORIZED_KEYS="+k.Line)...))
+	guest := m.login("core", k.Auth())
+	guest.Mentions("cloud-init status --wait --long", "status: done", "DataSourceConfigDrive")
 	guest.settled()
-	guest.wants("hostname", "drive-1")
-	guest.wants("cat /var/lib/script", "script")
+	guest.Wants("hostname", "drive-1")
+	guest.Wants("cat /var/lib/script", "script")
 	m.stop()
 }
 
