@@ -235,13 +235,13 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 		return supervise.End{}, err
 	}
 	reaper := supervise.NewReaper()
-	helper, err := p.startHelper(ctx, reaper, log)
+	helpers, err := startAll(ctx, p.besides(), reaper, p.Environ, log)
 	if err != nil {
 		return supervise.End{}, err
 	}
-	defer helper.close()
+	defer helpers.close()
 	milestones.Reach(status.NetworkReady, "mode", string(p.Network.Mode))
-	v, monitor, err := start(ctx, p, reaper, helper, streams, append(joined.Files(), keep...), log, milestones)
+	v, monitor, err := start(ctx, p, reaper, helpers, streams, append(joined.Files(), keep...), log, milestones)
 	if err != nil {
 		return supervise.End{}, err
 	}

@@ -1,94 +1,157 @@
 package boot
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
-	"github.com/vmentry/vmentry/internal/network"
 	"github.com/vmentry/vmentry/internal/supervise"
 )
 
 // helperStart is how long a helper may take to be ready.
 const helperStart = 30 * time.Second
 
-// helper is a program that runs beside QEMU. A nil one is none.
+// beside is a program that is to run beside QEMU, from before its start until after its end.
+type beside struct {
+	name   string
+	path   string
+	args   []string
+	files  []*os.File                // it inherits them as descriptors 3, 4, …, and they are closed here
+	greets slog.Level                // at which its words are logged until it is ready; later ones are warnings
+	ready  func() bool               // nil: it is as soon as it runs, because it was given all that it answers on
+	advise func(words string) string // adds to its last words what can be done about them; nil: nothing
+}
+
+// besides are the helpers that the plan needs.
+func (p Plan) besides() []beside {
+	var all []beside
+	if h := p.Network.Helper; h != nil {
+		all = append(all, passtBeside(*h))
+	}
+	return all
+}
+
+// helper is one that runs.
 type helper struct {
-	network.Helper
+	beside
 	process *supervise.Process
 	words   *lastWords
 	read    chan struct{} // closed when its last words have been read
 }
 
-// startHelper starts the network's helper, where the plan has one, and waits until it is ready.
-func (p Plan) startHelper(ctx context.Context, reaper *supervise.Reaper, log *slog.Logger) (*helper, error) {
-	if p.Network.Helper == nil {
-		return nil, nil
+// helpers are all that run beside one QEMU. The VM cannot go on without any of them.
+type helpers struct {
+	running []*helper
+	lost    chan struct{} // closed when one has ended
+}
+
+// startAll starts helpers side by side, and waits until all are ready. When it fails, none is left.
+func startAll(ctx context.Context, list []beside, reaper *supervise.Reaper, environ []string, log *slog.Logger) (*helpers, error) {
+	all := &helpers{lost: make(chan struct{})}
+	var lose sync.Once
+	for i, b := range list {
+		h, err := b.start(reaper, environ, log)
+		if err != nil {
+			for _, never := range list[i+1:] {
+				never.closeFiles()
+			}
+			all.close()
+			return nil, err
+		}
+		all.running = append(all.running, h)
+		go func() {
+			<-h.process.Done()
+			lose.Do(func() { close(all.lost) })
+		}()
 	}
-	h := &helper{Helper: *p.Network.Helper, read: make(chan struct{})}
-	h.words = &lastWords{log: log, name: h.Name, level: slog.LevelDebug} // it greets at length
+	if err := all.awaitReady(ctx); err != nil {
+		all.close()
+		return nil, stopped(ctx, err)
+	}
+	return all, nil
+}
+
+func (b beside) start(reaper *supervise.Reaper, environ []string, log *slog.Logger) (*helper, error) {
+	defer b.closeFiles()
 	words, theirs, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	h.process, err = reaper.Start(supervise.Command{Path: h.Path, Args: h.Args, Env: p.Environ, Stdout: theirs, Stderr: theirs, Last: syscall.SIGTERM})
+	h := &helper{beside: b, words: &lastWords{log: log, name: b.name, level: b.greets}, read: make(chan struct{})}
+	h.process, err = reaper.Start(supervise.Command{
+		Path: b.path, Args: b.args, Env: environ, Stdout: theirs, Stderr: theirs, Files: b.files, Last: syscall.SIGTERM,
+	})
 	theirs.Close()
 	if err != nil {
 		words.Close()
-		return nil, fail(supervise.Unavailable, "%s could not be started: %w", h.Name, err)
+		return nil, fail(supervise.Unavailable, "%s could not be started: %w", b.name, err)
 	}
 	go func() {
 		defer close(h.read)
 		h.words.read(words)
 	}()
-	if err := h.awaitReady(ctx); err != nil {
-		h.close()
-		return nil, stopped(ctx, err)
-	}
-	h.words.begin(slog.LevelWarn)
 	return h, nil
 }
 
-// awaitReady waits for the file that the helper writes its number to. There is no telling from its socket: it is bound before
-// the last that can fail.
-func (h *helper) awaitReady(ctx context.Context) error {
-	give := time.After(helperStart)
-	for {
-		if pid, _ := os.ReadFile(h.PIDFile); bytes.HasSuffix(pid, []byte("\n")) {
-			return nil
+func (b beside) closeFiles() {
+	for _, f := range b.files {
+		f.Close()
+	}
+}
+
+// awaitReady waits until every helper is, or one has failed.
+func (hs *helpers) awaitReady(ctx context.Context) error {
+	ctx, enough := context.WithTimeout(ctx, helperStart)
+	defer enough()
+	failures := make(chan error, len(hs.running))
+	for _, h := range hs.running {
+		go func() { failures <- h.awaitReady(ctx) }()
+	}
+	var first error
+	for range hs.running {
+		if err := <-failures; err != nil && first == nil {
+			first = err
+			enough() // the others need not be waited for
 		}
+	}
+	return first
+}
+
+func (h *helper) awaitReady(ctx context.Context) error {
+	for h.ready != nil && !h.ready() {
 		select {
 		case <-h.process.Done():
 			return h.failure()
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return fail(supervise.Unavailable, "%s is not ready after %s", h.name, helperStart)
+			}
 			return ctx.Err()
-		case <-give:
-			return fail(supervise.Unavailable, "%s is not ready after %s", h.Name, helperStart)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+	h.words.begin(slog.LevelWarn)
+	return nil
 }
 
-// Done is closed when the helper has ended; never, if there is none.
-func (h *helper) Done() <-chan struct{} {
-	if h == nil {
-		return nil
-	}
-	return h.process.Done()
-}
+// Done is closed when one of the helpers has ended; never, if there is none.
+func (hs *helpers) Done() <-chan struct{} { return hs.lost }
 
-// gone says whether there was a helper and it has ended.
-func (h *helper) gone() bool {
-	select {
-	case <-h.Done():
-		return true
-	default:
-		return false
+// gone is a helper that has ended, or nil.
+func (hs *helpers) gone() *helper {
+	for _, h := range hs.running {
+		select {
+		case <-h.process.Done():
+			return h
+		default:
+		}
 	}
+	return nil
 }
 
 // failure is why a helper that has ended did.
@@ -101,23 +164,32 @@ func (h *helper) failure() error {
 	if s := h.process.Status(); s.Signaled() {
 		end = fmt.Errorf("killed by signal %d (%s)", int(s.Signal()), s.Signal())
 	}
-	return fail(supervise.Unavailable, "%s has ended: %s", h.Name, advised(h.words.or(end)))
+	words := h.words.or(end)
+	if h.advise != nil {
+		words = h.advise(words)
+	}
+	return fail(supervise.Unavailable, "%s has ended: %s", h.name, words)
 }
 
-// close ends the helper, after QEMU.
-func (h *helper) close() {
-	if h == nil {
-		return
+// close ends the helpers, after QEMU.
+func (hs *helpers) close() {
+	var ending sync.WaitGroup
+	for _, h := range hs.running {
+		ending.Go(h.close)
 	}
+	ending.Wait()
+}
+
+func (h *helper) close() {
 	h.process.Terminate()
 	select {
-	case <-h.Done():
+	case <-h.process.Done():
 		return
 	case <-time.After(lastReads):
 	}
 	h.process.Kill()
 	select {
-	case <-h.Done():
+	case <-h.process.Done():
 	case <-time.After(lastReads): // without CAP_KILL the helper's user may be out of reach
 	}
 }

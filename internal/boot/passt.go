@@ -1,8 +1,10 @@
 package boot
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
@@ -60,6 +62,15 @@ func throughHelper(port uint16, plan *network.Plan) status.Condition {
 		plan.Warnings = append(plan.Warnings, fmt.Sprintf("VM_READY=tcp:%d can never be: no port of HOSTFWD leads to that port of the guest", port))
 	}
 	return status.Condition{Port: port, Through: through}
+}
+
+// passtBeside is passt. It greets at length; that it is ready is told by the file that it then writes its number to, and not by its
+// socket, which is bound before the last that can fail.
+func passtBeside(h network.Helper) beside {
+	return beside{name: h.Name, path: h.Path, args: h.Args, greets: slog.LevelDebug, advise: advised, ready: func() bool {
+		pid, _ := os.ReadFile(h.PIDFile)
+		return bytes.HasSuffix(pid, []byte("\n"))
+	}}
 }
 
 // advised adds to passt's last words what can be done about it.

@@ -38,7 +38,7 @@ type vm struct {
 	log        *slog.Logger
 	milestones *status.Milestones
 	process    *supervise.Process
-	helper     *helper // nil if it needs none
+	helpers    *helpers
 	stderr     *lastWords
 	readers    sync.WaitGroup // end with QEMU
 
@@ -48,12 +48,12 @@ type vm struct {
 }
 
 // start starts QEMU, with its guest paused, and connects to it. When it fails nothing of it is left.
-func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helper *helper, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (*vm, *qemu.Monitor, error) {
+func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helpers *helpers, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (*vm, *qemu.Monitor, error) {
 	stderr, qemuStderr, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	v := &vm{plan: plan, log: log, milestones: milestones, helper: helper, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}}
+	v := &vm{plan: plan, log: log, milestones: milestones, helpers: helpers, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}}
 	v.process, err = reaper.Start(supervise.Command{
 		Path:   plan.QEMU.Path,
 		Args:   plan.Machine.Args(),
@@ -71,8 +71,8 @@ func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helper *hel
 	monitor, err := v.connect(ctx, streams)
 	if err != nil {
 		v.abandon()
-		if helper.gone() {
-			return nil, nil, stopped(ctx, helper.failure())
+		if h := helpers.gone(); h != nil {
+			return nil, nil, stopped(ctx, h.failure())
 		}
 		return nil, nil, stopped(ctx, fail(supervise.Software, "QEMU could not be started: %s", v.stderr.or(err)))
 	}
@@ -222,7 +222,7 @@ func (v *vm) supervise(signals <-chan os.Signal, panel supervise.Panel) supervis
 	go v.watchReady(watch)
 	select {
 	case <-v.process.Done():
-	case <-v.helper.Done():
+	case <-v.helpers.Done():
 		v.outliveHelper(signals, panel)
 	case s := <-signals:
 		v.stop(s, signals, panel)
@@ -254,7 +254,7 @@ func (v *vm) outliveHelper(signals <-chan os.Signal, panel supervise.Panel) {
 		return
 	case <-time.After(lastReads):
 	}
-	reason := v.helper.failure().Error()
+	reason := v.helpers.gone().failure().Error()
 	v.mu.Lock()
 	ending := v.end.Shutdown != ""
 	if !ending {
