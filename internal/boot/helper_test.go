@@ -101,7 +101,7 @@ func TestHelperFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := script(dir, "writer", ">writer.ready; echo hello >&3")
+	b := script(dir, "writer", ">writer.ready; echo hello >&3; exec 3>&-; exec sleep 1000")
 	b.files = []*os.File{write}
 	hs, err := begin(context.Background(), b)
 	if err != nil {
