@@ -209,6 +209,8 @@ func (p Plan) makeRunDir(ctx context.Context) (*os.File, error) {
 
 func (p Plan) clearRunDir() {
 	status.RemoveFacts(p.Config.RunDir)
+	status.RemoveFull(p.Config.RunDir)
+	status.Release(p.Config.RunDir)
 	for _, name := range runFiles {
 		os.Remove(p.file(name))
 	}

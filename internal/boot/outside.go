@@ -36,16 +36,22 @@ func ProbeReady(ctx context.Context) (bool, string) {
 		return false, err.Error()
 	}
 	defer m.Close()
-	return facts.Ready.Check(ctx, asked(facts.Ready, m, runDir, prober))
+	ready, reason := facts.Ready.Check(ctx, asked(facts.Ready, m, runDir, prober))
+	if full, ok, _ := status.ReadFull(runDir); ok && !ready {
+		reason = full.String()
+	}
+	return ready, reason
+}
+
+// buttons are those of a VM.
+var buttons = map[string]func(*qemu.Monitor, context.Context) error{
+	"powerdown": (*qemu.Monitor).Powerdown, "reset": (*qemu.Monitor).Reset,
+	"pause": (*qemu.Monitor).Pause, "resume": (*qemu.Monitor).Resume,
 }
 
 // Press presses a button of the VM of the run directory: "powerdown", "reset", "pause" or "resume".
 func Press(ctx context.Context, button string) error {
 	runDir := runDir()
-	buttons := map[string]func(*qemu.Monitor, context.Context) error{
-		"powerdown": (*qemu.Monitor).Powerdown, "reset": (*qemu.Monitor).Reset,
-		"pause": (*qemu.Monitor).Pause, "resume": (*qemu.Monitor).Resume,
-	}
 	if _, err := status.ReadFacts(runDir); err != nil {
 		return err
 	}
@@ -54,6 +60,19 @@ func Press(ctx context.Context, button string) error {
 		return err
 	}
 	defer m.Close()
+	return press(ctx, m, runDir, button)
+}
+
+// press presses a button, and notes that a user has paused the guest, or lets it run again.
+func press(ctx context.Context, m *qemu.Monitor, runDir, button string) error {
+	switch button {
+	case "pause":
+		if err := status.Hold(runDir); err != nil {
+			return err
+		}
+	case "resume":
+		status.Release(runDir)
+	}
 	return buttons[button](m, ctx)
 }
 

@@ -42,9 +42,11 @@ type vm struct {
 	stderr     *lastWords
 	readers    sync.WaitGroup // end with QEMU
 
-	mu   sync.Mutex
-	end  supervise.End
-	port exitPort
+	mu     sync.Mutex
+	end    supervise.End
+	port   exitPort
+	errors diskErrors
+	full   string // why the guest is paused for want of space; empty if it is not
 }
 
 // start starts QEMU, with its guest paused, and connects to it. When it fails nothing of it is left.
@@ -53,7 +55,7 @@ func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helpers *he
 	if err != nil {
 		return nil, nil, err
 	}
-	v := &vm{plan: plan, log: log, milestones: milestones, helpers: helpers, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}}
+	v := &vm{plan: plan, log: log, milestones: milestones, helpers: helpers, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}, errors: diskErrors{full: make(chan string, 8)}}
 	v.process, err = reaper.Start(supervise.Command{
 		Path:   plan.QEMU.Path,
 		Args:   plan.Machine.Args(),
@@ -212,14 +214,17 @@ func (v *vm) event(e qemu.Event) {
 		if data.ID == "exit-port" && v.port.change(data.Open) {
 			v.log.Info("the guest has opened its exit port: it is a job, and its end is for it to choose")
 		}
+	case "BLOCK_IO_ERROR":
+		v.diskError(e)
 	}
 }
 
 // supervise stays with the VM until it has ended, and says how it did.
-func (v *vm) supervise(signals <-chan os.Signal, panel supervise.Panel) supervise.End {
+func (v *vm) supervise(signals <-chan os.Signal, panel *qemu.Monitor) supervise.End {
 	watch, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go v.watchReady(watch)
+	go v.watchSpace(watch, panel)
 	select {
 	case <-v.process.Done():
 	case <-v.helpers.Done():
@@ -278,6 +283,9 @@ func (v *vm) descend(first os.Signal, signals <-chan os.Signal, panel supervise.
 	ladder := supervise.Ladder{Timeout: v.plan.Config.ShutdownTimeout, Press: pressAgain, Flush: flushDisks, Answer: qmpAnswer, Log: v.log}
 	forced := ladder.Descend(v.process, panel, first, signals)
 	v.mu.Lock()
+	if forced != "" && v.full != "" {
+		forced += "; " + v.full
+	}
 	v.end.Forced = forced
 	v.mu.Unlock()
 }

@@ -12,13 +12,14 @@ const mib = 1 << 20
 // enp0s2) whatever else it has, now and after an update.
 const (
 	slotNIC    = 0x02
-	slotDisk   = 0x0a
+	slotDisk   = 0x0a // the first disk
+	slotDisks  = 0x0b // the others, eight to a slot, up to 0x12
 	slotSerial = 0x18
 	slotRNG    = 0x19
 	slotMemory = 0x1a
 	slotSCSI   = 0x1b
 	slotPanic  = 0x1c
-	slotAHCI   = 0x1d
+	slotAHCI   = 0x1d // six disks to a function
 )
 
 // Args is QEMU's argument list for m, without the program's own name.
@@ -104,9 +105,15 @@ func (m Machine) isPC() bool {
 	return m.Type == "q35" || m.Type == "pc" || strings.HasPrefix(m.Type, "pc-")
 }
 
+// isQ35 says whether the machine has an AHCI controller built in.
+func (m Machine) isQ35() bool { return m.Type == "q35" || strings.HasPrefix(m.Type, "pc-q35") }
+
+// isI440FX says whether the machine has an IDE controller built in, and conventional PCI.
+func (m Machine) isI440FX() bool { return m.Type == "pc" || strings.HasPrefix(m.Type, "pc-i440fx") }
+
 // pciBus is the name of the root bus; the i440FX's has another than those of the PCI Express machines.
 func (m Machine) pciBus() string {
-	if m.Type == "pc" || strings.HasPrefix(m.Type, "pc-i440fx") {
+	if m.isI440FX() {
 		return "pci.0"
 	}
 	return "pcie.0"
@@ -114,6 +121,16 @@ func (m Machine) pciBus() string {
 
 func (m Machine) pci(slot int) []kv {
 	return []kv{{"bus", m.pciBus()}, {"addr", fmt.Sprintf("0x%02x", slot)}}
+}
+
+// functions is how many devices share a PCI slot where they must be many.
+const functions = 8
+
+// function is the place of the n-th device, from 0, of those that share slots from slot on. A guest looks for more functions
+// where the first says that there may be more; it always does, so that another device changes nothing about the ones before it.
+func (m Machine) function(slot, n int) []kv {
+	addr := fmt.Sprintf("0x%02x.0x%x", slot+n/functions, n%functions)
+	return []kv{{"bus", m.pciBus()}, {"addr", addr}, when(n%functions == 0, "multifunction", "on")}
 }
 
 func (m Machine) processor(a *args) {
@@ -140,81 +157,6 @@ func (m Machine) firmware(a *args) {
 	a.opt("-boot", kv{"menu", "off"}, kv{"strict", "on"})
 	for _, f := range m.FWCfg {
 		a.opt("-fw_cfg", kv{"name", f.Name}, kv{"file", f.Path})
-	}
-}
-
-func (m Machine) disks(a *args) {
-	scsi := false
-	ahci := m.Type == "q35" // has one built in
-	for i, d := range m.Disks {
-		if d.Bus == SCSI && !scsi {
-			scsi = true
-			a.device("virtio-scsi-pci", append([]kv{{"id", "scsi"}}, m.pci(slotSCSI)...)...)
-		}
-		if (d.Bus == SATA || d.Bus == NVMe && d.CDROM) && !ahci {
-			ahci = true
-			a.device("ich9-ahci", append([]kv{{"id", "ahci"}}, m.pci(slotAHCI)...)...)
-		}
-		d.blockdev(a)
-		m.diskDevice(a, d, i)
-	}
-}
-
-// blockdev names the whole chain by hand. An overlay's header also names its backing file, but what is
-// written in a file is not what decides which file of this host is opened.
-func (d Disk) blockdev(a *args) {
-	if b := d.Backing; b != nil {
-		// the host's page cache is shared by all guests that lie on the same base image
-		a.opt("-blockdev", kv{"driver", "file"}, kv{"node-name", d.ID + "-base-file"}, kv{"filename", b.Path}, kv{"read-only", "on"})
-		a.opt("-blockdev", kv{"driver", b.Format}, kv{"node-name", d.ID + "-base"}, kv{"file", d.ID + "-base-file"}, kv{"read-only", "on"})
-	}
-	a.opt("-blockdev", kv{"driver", "file"}, kv{"node-name", d.ID + "-file"}, kv{"filename", d.Path},
-		when(d.ReadOnly, "read-only", "on"),
-		when(!d.ReadOnly, "discard", "unmap"),
-		when(d.Direct, "cache.direct", "on"),
-		when(d.Direct, "aio", "native"))
-	a.opt("-blockdev", kv{"driver", d.Format}, kv{"node-name", d.ID}, kv{"file", d.ID + "-file"},
-		when(d.ReadOnly, "read-only", "on"),
-		when(!d.ReadOnly, "discard", "unmap"),
-		when(d.Direct, "cache.direct", "on"),
-		when(d.Backing != nil, "backing", d.ID+"-base"))
-}
-
-func (m Machine) diskDevice(a *args, d Disk, i int) {
-	common := []kv{
-		{"id", d.ID + "-dev"}, {"drive", d.ID},
-		when(d.Serial != "", "serial", d.Serial),
-		when(i == 0 && m.Kernel == nil, "bootindex", "1"),
-	}
-	slot := m.pci(slotDisk + i)
-	drive := "hd"
-	if d.CDROM {
-		drive = "cd"
-	}
-	ahciBus := "ide"
-	if m.Type != "q35" {
-		ahciBus = "ahci"
-	}
-	switch d.Bus {
-	case SCSI:
-		a.device("scsi-"+drive, append(common, kv{"bus", "scsi.0"})...)
-	case SATA:
-		a.device("ide-"+drive, append(common, kv{"bus", fmt.Sprintf("%s.%d", ahciBus, i)})...)
-	case IDE:
-		if m.Type == "q35" { // its controller has one unit on each channel
-			a.device("ide-"+drive, append(common, kv{"bus", fmt.Sprintf("ide.%d", i)})...)
-			return
-		}
-		// two channels of two units
-		a.device("ide-"+drive, append(common, kv{"bus", fmt.Sprintf("ide.%d", i/2%2)}, kv{"unit", strconv.Itoa(i % 2)})...)
-	case NVMe:
-		if d.CDROM {
-			a.device("ide-cd", append(common, kv{"bus", fmt.Sprintf("%s.%d", ahciBus, i)})...)
-			return
-		}
-		a.device("nvme", append(common, slot...)...)
-	default:
-		a.device("virtio-blk-pci", append(common, slot...)...)
 	}
 }
 

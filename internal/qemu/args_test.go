@@ -77,6 +77,15 @@ func TestArgs(t *testing.T) {
 		{"ide-q35", func(m *Machine) { m.Disks[0].Bus, m.Disks[1].Bus = IDE, IDE }},
 		{"sata-pc", func(m *Machine) { m.Type, m.Disks[0].Bus, m.Disks[1].Bus = "pc", SATA, SATA }},
 		{"nvme", func(m *Machine) { m.Disks[0].Bus, m.Disks[0].Serial, m.Disks[1].Bus = NVMe, "disk", NVMe }},
+		{"more-disks", func(m *Machine) {
+			with(m, VirtIO, 2)
+			with(m, NVMe, 7)
+			with(m, SCSI, 2)
+			with(m, SATA, 7)
+			m.Disks[2].Device, m.Disks[2].Direct = true, true
+			m.Disks[3].Format, m.Disks[3].ReadOnly = "qcow2", true
+			m.Disks = append(m.Disks, Disk{ID: "data-tools", Path: "/isos/tools.iso", Format: "raw", Bus: SCSI, Serial: "tools", ReadOnly: true, CDROM: true})
+		}},
 		{"comma-in-path", func(m *Machine) { m.Disks[0].Path = "/data/a,b=c/overlay.qcow2" }},
 		{"stream", func(m *Machine) { m.NICs[0].User, m.NICs[0].Stream = nil, &Stream{"/run/vmentry/passt.sock"} }},
 		{"ipv4-only", func(m *Machine) { m.NICs[0].User.IPv4Only = true }},

@@ -82,25 +82,6 @@ type FWCfg struct {
 	Path string
 }
 
-// Disk is one block device of the guest.
-type Disk struct {
-	ID       string // unique among the disks; letters, digits and dashes
-	Path     string
-	Format   string   // "qcow2" or "raw"; never guessed by QEMU
-	Backing  *Backing // optional: what an overlay lies on; the header's own reference is then not followed
-	Bus      Bus
-	Serial   string // optional; at most 20 bytes
-	ReadOnly bool
-	CDROM    bool // a CD where the bus has such a thing; for seeds
-	Direct   bool // bypass the host's page cache, with native asynchronous I/O
-}
-
-// Backing is the read-only image below an overlay.
-type Backing struct {
-	Path   string
-	Format string
-}
-
 // NIC is one network card of the guest and what it is connected to.
 type NIC struct {
 	Model string // "virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"

@@ -25,16 +25,19 @@ const factsFile = "vm.json"
 var ErrNoVM = errors.New("no VM runs here")
 
 // Write puts the facts into dir, whole or not at all.
-func (f Facts) Write(dir string) error {
-	data, err := json.MarshalIndent(f, "", "  ")
+func (f Facts) Write(dir string) error { return writeJSON(dir, factsFile, f) }
+
+// writeJSON makes the file called name in dir, or replaces it, whole or not at all.
+func writeJSON(dir, name string, value any) error {
+	data, err := json.MarshalIndent(value, "", "  ")
 	if err != nil {
 		return err
 	}
-	temporary := filepath.Join(dir, "."+factsFile)
+	temporary := filepath.Join(dir, "."+name)
 	if err := os.WriteFile(temporary, append(data, '\n'), 0o644); err != nil {
 		return err
 	}
-	return os.Rename(temporary, filepath.Join(dir, factsFile))
+	return os.Rename(temporary, filepath.Join(dir, name))
 }
 
 // ReadFacts reads what [Facts.Write] wrote. It is [ErrNoVM] where there is nothing.
