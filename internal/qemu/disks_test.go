@@ -74,8 +74,14 @@ func TestRealQEMUTakesManyDisks(t *testing.T) {
 		t.Fatalf("%v: `make test` installs it", err)
 	}
 	for machine, fill := range map[string]func(*Machine){
-		"q35": func(m *Machine) { with(m, VirtIO, 40); with(m, NVMe, 24); with(m, SCSI, 30); with(m, SATA, 50); with(m, IDE, 4) },
-		"pc":  func(m *Machine) { with(m, VirtIO, 40); with(m, NVMe, 24); with(m, SATA, 48); with(m, IDE, 4) },
+		"q35": func(m *Machine) {
+			with(m, VirtIO, 40)
+			with(m, NVMe, 24)
+			with(m, SCSI, 30)
+			with(m, SATA, 50)
+			with(m, IDE, 4)
+		},
+		"pc": func(m *Machine) { with(m, VirtIO, 40); with(m, NVMe, 24); with(m, SATA, 48); with(m, IDE, 4) },
 	} {
 		t.Run(machine, func(t *testing.T) {
 			dir := t.TempDir()
