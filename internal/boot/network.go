@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/dhcp"
@@ -21,7 +22,7 @@ import (
 	"github.com/vmentry/vmentry/internal/supervise"
 )
 
-const resolvConf = "/etc/resolv.conf"
+var networkFiles = network.Files{ResolvConf: "/etc/resolv.conf", Hosts: "/etc/hosts"}
 
 // planNetwork looks at the pod and plans how the guest is joined to it. What the user can mend in the settings is added to mistakes;
 // what the container lacks is the error.
@@ -44,7 +45,7 @@ func planNetwork(cfg config.Config, hostName, identity string, cpus int, mistake
 			return network.Plan{}, err
 		}
 	}
-	if in.Pod, err = network.Inspect(in.Mode, resolvConf); err != nil && in.Mode != network.User && in.Mode != network.None {
+	if in.Pod, err = network.Inspect(in.Mode, networkFiles); err != nil && in.Mode != network.User && in.Mode != network.None {
 		return network.Plan{}, fail(supervise.Unavailable, "the pod's network cannot be read: %w", err)
 	}
 	plan, err := network.MakePlan(in)
@@ -163,7 +164,7 @@ func readiness(cfg config.Config, plan *network.Plan) status.Condition {
 	if len(plan.Bridges) == 0 {
 		return status.Condition{Port: cfg.Ready.Port}
 	}
-	guest := plan.Bridges[0].Inside.Guest
+	guest := plan.Bridges[0].Reach.Guest
 	if len(guest) == 0 {
 		plan.Warnings = append(plan.Warnings, fmt.Sprintf("VM_READY=tcp:%d cannot be asked of a guest whose address is not known: it counts as ready when it runs", cfg.Ready.Port))
 		return status.Condition{}
@@ -199,6 +200,12 @@ func (p Plan) release() error {
 // serve speaks to the guest on every bridge until ctx ends; wait returns when nothing of it is left.
 func (p Plan) serve(ctx context.Context, joined *network.Joined, log *slog.Logger) (wait func(), err error) {
 	var running sync.WaitGroup
+	servers := make([]*dhcp.Server, len(p.Network.Bridges))
+	defer func() {
+		if err == nil {
+			running.Go(func() { p.keep(ctx, joined, servers, log) })
+		}
+	}()
 	for i, b := range p.Network.Bridges {
 		if b.Service == nil {
 			continue
@@ -207,12 +214,13 @@ func (p Plan) serve(ctx context.Context, joined *network.Joined, log *slog.Logge
 		if err != nil {
 			return running.Wait, fail(supervise.Software, "the guest's lease on %s: %w", b.Name, err)
 		}
+		servers[i] = server
 		running.Go(func() {
 			if err := server.Serve(ctx, joined.Services[i]); err != nil && ctx.Err() == nil {
 				log.Error("the guest gets no addresses any more", "bridge", b.Name, "error", err)
 			}
 		})
-		if !b.Inside.DNS.IsValid() {
+		if b.DNS == nil {
 			continue
 		}
 		if err := forwardDNS(ctx, b, &running, log); err != nil {
@@ -222,9 +230,22 @@ func (p Plan) serve(ctx context.Context, joined *network.Joined, log *slog.Logge
 	return running.Wait, nil
 }
 
+// askRouters is how often the pod's gateways are asked for their MAC: about as often as a guest's own kernel asks one that it uses
+// (base_reachable_time in arp(7)).
+const askRouters = 30 * time.Second
+
+// keep keeps the bridges as they were made until ctx ends.
+func (p Plan) keep(ctx context.Context, joined *network.Joined, servers []*dhcp.Server, log *slog.Logger) {
+	keeper := network.Keeper{Plan: p.Network, Joined: joined, Every: askRouters, Log: log,
+		Moved: func(i int, mac net.HardwareAddr) { servers[i].MoveRouter(ctx, mac) }}
+	if err := keeper.Run(ctx); err != nil && ctx.Err() == nil {
+		log.Warn("changes of the pod's network are not seen", "error", err)
+	}
+}
+
 // forwardDNS answers the guest's questions with what the pod's own servers say.
 func forwardDNS(ctx context.Context, b network.BridgePlan, running *sync.WaitGroup, log *slog.Logger) error {
-	address := b.Inside.DNS
+	address := b.DNS.At
 	if address.Is6() {
 		address = address.WithZone(b.Name)
 	}
@@ -239,7 +260,7 @@ func forwardDNS(ctx context.Context, b network.BridgePlan, running *sync.WaitGro
 		return err
 	}
 	var servers []netip.AddrPort
-	for _, s := range b.Inside.Servers {
+	for _, s := range b.DNS.Servers {
 		servers = append(servers, netip.AddrPortFrom(s, 53))
 	}
 	running.Go(func() {
@@ -255,7 +276,7 @@ func lease(b network.BridgePlan) dhcp.Config {
 	l := b.Service.Lease
 	c := dhcp.Config{Guest: b.Guest, Server: b.Service.MAC, HostName: l.HostName, Search: l.Search, MTU: l.MTU}
 	if l.V4 != nil {
-		c.V4 = &dhcp.V4{Address: l.V4.Address, Server: b.Service.V4, AnswerARP: b.Service.V4 != b.Inside.V4, Router: l.V4.Router, DNS: l.V4.DNS}
+		c.V4 = &dhcp.V4{Address: l.V4.Address, Server: b.Service.V4, AnswerARP: b.Service.V4 != b.Reach.V4, Router: l.V4.Router, DNS: l.V4.DNS}
 		for _, r := range l.V4.Routes {
 			c.V4.Routes = append(c.V4.Routes, dhcp.Route(r))
 		}

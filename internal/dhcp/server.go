@@ -27,6 +27,7 @@ type Server struct {
 	ra       []byte // ICMPv6 message, its checksum zero
 	schedule schedule
 	warned   map[string]time.Time // when a warning was last logged
+	moved    chan net.HardwareAddr
 
 	mu   sync.Mutex // guards what follows
 	sent map[string]uint64
@@ -38,7 +39,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("cannot serve DHCP: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log, warned: map[string]time.Time{}, sent: map[string]uint64{}}
+	s := &Server{cfg: cfg, log: log, warned: map[string]time.Time{}, moved: make(chan net.HardwareAddr), sent: map[string]uint64{}}
 	s.leaveOutBadNames()
 	if cfg.V4 != nil {
 		s.options4 = s.cfg.dhcpv4Options()
@@ -106,12 +107,42 @@ func (s *Server) Serve(ctx context.Context, port io.ReadWriter) error {
 			return fmt.Errorf("cannot read a frame from the DHCP server's port: %w", err)
 		case frame := <-frames:
 			s.send(port, s.handle(frame))
+		case mac := <-s.moved:
+			if err := s.moveRouter(mac); err != nil {
+				s.log.Warn("the guest is not told that its router has another MAC", "MAC", mac, "error", err)
+				continue
+			}
+			s.send(port, s.advertise(allNodes))
 		case now := <-tick:
 			s.send(port, s.advertise(allNodes))
 			s.schedule.sent(now)
 		}
 		timer.Reset(time.Until(s.schedule.next))
 	}
+}
+
+// MoveRouter tells the guest that its IPv6 router has another MAC, where it has it from this server (see [V6.RouterMAC]). It waits for [Server.Serve]
+// to take it, or for ctx to end.
+func (s *Server) MoveRouter(ctx context.Context, mac net.HardwareAddr) {
+	select {
+	case s.moved <- mac:
+	case <-ctx.Done():
+	}
+}
+
+// moveRouter makes the router advertisement anew. The router keeps its address: what the guest knows of it is bound to that.
+func (s *Server) moveRouter(mac net.HardwareAddr) error {
+	if s.cfg.V6 == nil || s.cfg.V6.RouterMAC == nil {
+		return nil
+	}
+	v6 := *s.cfg.V6
+	v6.RouterMAC = mac
+	s.cfg.V6 = &v6
+	ra, err := s.advertisement()
+	if err == nil {
+		s.ra = ra
+	}
+	return err
 }
 
 // readFrames hands on what it reads until the port fails or ctx ends.

@@ -52,7 +52,7 @@ func (p Plan) Apply() (*Joined, error) {
 	if len(p.Bridges) == 0 {
 		return j, nil
 	}
-	if err := awaitNoTaps(); err != nil {
+	if _, err := awaitNoTaps(); err != nil {
 		return nil, err
 	}
 	if err := p.filter(); err != nil {
@@ -107,7 +107,7 @@ func (b BridgePlan) make(j *Joined) error {
 		return err
 	}
 	j.Taps = append(j.Taps, queues)
-	vhosts, err := b.Tap.openVhost()
+	vhosts, err := b.Tap.openVhost(vhostDevice)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (b BridgePlan) make(j *Joined) error {
 		}
 	}
 	j.Services = append(j.Services, service[0])
-	return b.Inside.set(bridge)
+	return b.Reach.set(bridge)
 }
 
 // makePort makes a tap that is a port of the bridge.
@@ -155,14 +155,17 @@ func (b BridgePlan) makePort(bridge netlink.Link, t Tap, header, isolated bool) 
 	return files, nil
 }
 
-// openVhost opens the kernel's virtio-net once for each queue.
-func (t Tap) openVhost() ([]*os.File, error) {
+// vhostDevice is the kernel's virtio-net.
+const vhostDevice = "/dev/vhost-net"
+
+// openVhost opens the device once for each queue.
+func (t Tap) openVhost(device string) ([]*os.File, error) {
 	var files []*os.File
 	for t.Vhost && len(files) < t.Queues {
-		f, err := os.OpenFile("/dev/vhost-net", os.O_RDWR, 0)
+		f, err := os.OpenFile(device, os.O_RDWR, 0)
 		if err != nil {
 			closeAll(files)
-			return nil, fmt.Errorf("cannot open /dev/vhost-net: %w", err)
+			return nil, fmt.Errorf("cannot use the kernel's virtio-net: %w", err)
 		}
 		files = append(files, f)
 	}
@@ -170,17 +173,17 @@ func (t Tap) openVhost() ([]*os.File, error) {
 }
 
 // set gives the bridge the pod's own addresses.
-func (in Inside) set(bridge netlink.Link) error {
-	if !in.V4.IsValid() {
+func (r Reach) set(bridge netlink.Link) error {
+	if !r.V4.IsValid() {
 		return nil
 	}
-	if err := setAddress(bridge, host(in.V4)); err != nil {
+	if err := setAddress(bridge, host(r.V4)); err != nil {
 		return err
 	}
-	if !in.V6.IsValid() {
+	if !r.V6.IsValid() {
 		return nil
 	}
-	return setAddress(bridge, netip.PrefixFrom(in.V6, 64))
+	return setAddress(bridge, netip.PrefixFrom(r.V6, 64))
 }
 
 // join gives the uplink's frames to the guest.
@@ -213,7 +216,7 @@ func (b BridgePlan) join() error {
 	if err := setMACPort(b.Guest, tap); err != nil {
 		return err
 	}
-	return b.Inside.divert(uplink, bridge)
+	return b.divert(uplink, bridge)
 }
 
 // keep makes permanent what would run out.
@@ -235,29 +238,42 @@ func (l Lasting) keep(uplink netlink.Link) error {
 	return nil
 }
 
-// divert sends what the pod says to the guest's addresses over the bridge. They are the uplink's too, so the kernel would take it
-// for its own.
-func (in Inside) divert(uplink, bridge netlink.Link) error {
-	for _, a := range in.Guest {
-		if err := deleteRoute(localRoute(uplink, a)); err != nil {
-			return fmt.Errorf("cannot let the pod forget that it has the address %s: %w", a, err)
+// divert sends what the pod says to the guest's addresses, and to the outside, over the bridge.
+func (b BridgePlan) divert(uplink, bridge netlink.Link) error {
+	for _, a := range b.Reach.Guest {
+		if err := b.disown(uplink, a); err != nil {
+			return err
 		}
-		source := in.V4
-		if a.Is6() {
-			source = in.V6
-		}
-		r := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipNet(host(a)), Src: source.AsSlice()}
+		r := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipNet(host(a)), Src: b.Reach.own(a).AsSlice(), Table: outwardTable}
 		if a.Is4() {
-			r.Scope, r.Table = netlink.SCOPE_LINK, outwardTable
+			r.Scope = netlink.SCOPE_LINK
 		}
 		if err := netlink.RouteReplace(r); err != nil {
 			return fmt.Errorf("cannot make the route to %s over %s: %w", a, bridge.Attrs().Name, err)
 		}
 	}
-	if err := in.remember(bridge); err != nil {
+	if err := b.remember(bridge); err != nil {
 		return err
 	}
-	return in.routeOutward(bridge)
+	for _, o := range b.Outward {
+		if err := o.route(bridge); err != nil {
+			return err
+		}
+	}
+	if b.Reach.V6.IsValid() {
+		if err := addOutwardRule(netlink.FAMILY_V6); err != nil {
+			return err
+		}
+	}
+	return addOutwardRule(netlink.FAMILY_V4)
+}
+
+// disown makes the pod forget that an address of the guest's is the uplink's too: the kernel would take what is for it for its own.
+func (b BridgePlan) disown(uplink netlink.Link, a netip.Addr) error {
+	if err := deleteRoute(localRoute(uplink, a)); err != nil {
+		return fmt.Errorf("cannot let the pod forget that it has the address %s: %w", a, err)
+	}
+	return nil
 }
 
 // localRoute is the kernel's own route for an address of a link (the table local).
@@ -280,12 +296,9 @@ func deleteRoute(r *netlink.Route) error {
 // Release gives the pod its addresses back and takes away what an earlier start has made, however far it had come. Without
 // anything to release it does nothing. Where the earlier start's guest is still alive it is [ErrInUse], and nothing is done.
 func Release() error {
-	if err := awaitNoTaps(); err != nil {
-		return err
-	}
-	links, err := retry(netlink.LinkList)
+	links, err := awaitNoTaps()
 	if err != nil {
-		return fmt.Errorf("cannot list the pod's interfaces: %w", err)
+		return err
 	}
 	bridges := map[int]bool{}
 	for _, l := range links {

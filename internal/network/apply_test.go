@@ -1,9 +1,12 @@
 package network
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -72,6 +76,12 @@ func enter(t *testing.T, name string) {
 // in runs f in another network namespace: the sockets that it opens are that one's.
 func in(t *testing.T, namespace string, f func() error) {
 	t.Helper()
+	if err := inside(namespace, f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func inside(namespace string, f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread has left its namespace
@@ -87,9 +97,7 @@ func in(t *testing.T, namespace string, f func() error) {
 		}
 		done <- f()
 	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	return <-done
 }
 
 func run(t *testing.T, command string, args ...string) string {
@@ -104,7 +112,7 @@ func run(t *testing.T, command string, args ...string) string {
 	return string(text)
 }
 
-// state is all that a start can change in a pod. Times that go by are left out, and the metric of IPv6's local routes, which is 0 when
+// state is all that a start can change in a pod. Times that go by are left out, and what the rules have noted of the traffic, and the metric of IPv6's local routes, which is 0 when
 // the kernel makes them and cannot be 0 when anybody else does.
 func state(t *testing.T) string {
 	t.Helper()
@@ -119,11 +127,11 @@ func state(t *testing.T) string {
 	return regexp.MustCompile(`(local .* proto kernel) metric \d+`).ReplaceAllString(text, "$1")
 }
 
-var passing = regexp.MustCompile(`(_timer +[\d.]+|expires [^ ]+)`)
+var passing = regexp.MustCompile(`(_timer +[\d.]+|expires [^ ]+|\s*elements = \{[^}]*\})`)
 
 func bridgeInput(t *testing.T) Input {
 	t.Helper()
-	pod, err := Inspect(Bridge, t.TempDir()+"/none")
+	pod, err := Inspect(Bridge, Files{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +149,7 @@ func apply(t *testing.T) (*Joined, Plan) {
 		t.Fatal(err)
 	}
 	t.Cleanup(joined.Close)
-	await(t, "ip -6 route show table local dev vm-br0", plan.Bridges[0].Inside.V6.String()) // when the bridge's carrier is seen
+	await(t, "ip -6 route show table local dev vm-br0", plan.Bridges[0].Reach.V6.String()) // when the bridge's carrier is seen
 	return joined, plan
 }
 
@@ -159,6 +167,17 @@ func await(t *testing.T, command, text string) {
 	for began := time.Now(); !strings.Contains(run(t, words[0], words[1:]...), text); time.Sleep(20 * time.Millisecond) {
 		if time.Since(began) > time.Minute {
 			t.Fatalf("%s never says %q", command, text)
+		}
+	}
+}
+
+// awaitNot runs a command until it does not say text any more.
+func awaitNot(t *testing.T, command, text string) {
+	t.Helper()
+	words := strings.Fields(command)
+	for began := time.Now(); strings.Contains(run(t, words[0], words[1:]...), text); time.Sleep(20 * time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			t.Fatalf("%s still says %q", command, text)
 		}
 	}
 }
@@ -438,32 +457,19 @@ func TestSecondInterface(t *testing.T) {
 	}
 }
 
-// TestOutward: the pod still speaks to the outside while the guest has its address, and what it hears is not for the guest.
+// TestOutward: the pod still speaks to the outside while the guest has its address, and what it hears is not for the guest: answers, and
+// the news that there is none.
 func TestOutward(t *testing.T) {
 	peer := pod(t)
 	settled(t) // a link that was only just made does not carry yet, and its gateway would not answer
-	joined, _ := apply(t)
-	const text = "for the pod alone"
-	var l net.Listener
-	in(t, peerName, func() (err error) {
-		l, err = net.Listen("tcp4", "10.7.0.1:0")
-		return err
-	})
-	defer l.Close()
-	go func() {
-		if conn, err := l.Accept(); err == nil {
-			conn.Write([]byte(text))
-			conn.Close()
-		}
-	}()
-	conn, err := net.DialTimeout("tcp4", l.Addr().String(), time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetReadDeadline(time.Now().Add(time.Minute))
-	if got, err := io.ReadAll(conn); string(got) != text {
-		t.Errorf("the pod hears %q from outside (%v), want %q", got, err, text)
+	joined, plan := apply(t)
+	peer("ip", "addr", "add", "192.0.2.9/32", "dev", "lo")
+	peer("ip", "addr", "add", "2001:db8::9/128", "dev", "lo")
+	for _, server := range []string{"10.7.0.1", "192.0.2.9", "fd07::1", "2001:db8::9"} {
+		t.Run(server, func(t *testing.T) {
+			in(t, podName, func() error { return outwardFrom(server) }) // a subtest has a thread of its own
+			run(t, "ip", "netns", "exec", podName, "ping", "-c", "1", "-W", "60", server)
+		})
 	}
 	// the guest's tap has seen nothing of it
 	queue := joined.Taps[0][0]
@@ -473,11 +479,158 @@ func TestOutward(t *testing.T) {
 		if err != nil {
 			break
 		}
-		if strings.Contains(string(frame[:n]), text) {
+		if strings.Contains(string(frame[:n]), forPod) {
 			t.Errorf("the guest hears what is for the pod")
 		}
 	}
-	if neighbours := peer("ip", "neigh", "show", "10.7.0.5"); strings.Contains(neighbours, "lladdr fe:") {
-		t.Errorf("the network takes the bridge for the guest: %s", neighbours)
+	for _, a := range plan.Bridges[0].Reach.Guest {
+		if neighbours := peer("ip", "neigh", "show", a.String()); strings.Contains(neighbours, "lladdr fe:") {
+			t.Errorf("the network takes the bridge for the guest: %s", neighbours)
+		}
+	}
+}
+
+const forPod = "for the pod alone"
+
+// outwardFrom speaks to a server of the peer's by TCP and UDP, and to a port where nobody listens.
+func outwardFrom(server string) error {
+	var listener net.Listener
+	var answering net.PacketConn
+	err := inside(peerName, func() (err error) {
+		if listener, err = net.Listen("tcp", net.JoinHostPort(server, "0")); err == nil {
+			answering, err = net.ListenPacket("udp", net.JoinHostPort(server, "0"))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	defer answering.Close()
+	go func() {
+		if conn, err := listener.Accept(); err == nil {
+			conn.Write([]byte(forPod))
+			conn.Close()
+		}
+	}()
+	go func() {
+		if _, from, err := answering.ReadFrom(make([]byte, 100)); err == nil {
+			answering.WriteTo([]byte(forPod), from)
+		}
+	}()
+	for _, a := range []net.Addr{listener.Addr(), answering.LocalAddr()} {
+		conn, err := net.DialTimeout(a.Network(), a.String(), time.Minute)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		conn.Write([]byte("question"))
+		got := make([]byte, len(forPod))
+		if _, err := io.ReadFull(conn, got); string(got) != forPod {
+			return fmt.Errorf("the pod hears %q from %s (%v)", got, a, err)
+		}
+	}
+	return refusedBy(answering, server)
+}
+
+// refusedBy checks that the pod hears that nobody listens any more: by an ICMP error about its own datagram.
+func refusedBy(closed net.PacketConn, server string) error {
+	closed.Close()
+	conn, err := net.Dial("udp", closed.LocalAddr().String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	conn.Write([]byte("question"))
+	if _, err = conn.Read(make([]byte, 100)); !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("nobody listens at %s, and the pod hears: %v", server, err)
+	}
+	return nil
+}
+
+// TestNeutral: no checksum changes with the pod's address.
+func TestNeutral(t *testing.T) {
+	for _, a := range []string{"fd07::5", "2001:db8:ffff:ffff:ffff:ffff:ffff:fffe", "::1", "2001:db8::"} {
+		other := netip.MustParseAddr(a)
+		got := neutral(LinkLocal(net.HardwareAddr{0xfe, 0xff, 0xff, 1, 0xff, 0xff}), other)
+		if !got.IsLinkLocalUnicast() || onesSum(got.As16()) != onesSum(other.As16()) {
+			t.Errorf("%s in the place of %s changes checksums", got, other)
+		}
+	}
+}
+
+// TestQuietBridge: what is seen of the bridges from outside is nothing: they neither learn nor age, and nothing that they or vmentry's own
+// ports say by themselves gets out, from the first moment on.
+func TestQuietBridge(t *testing.T) {
+	peer := pod(t)
+	settled(t)
+	dump := exec.Command("ip", "netns", "exec", peerName, "tcpdump", "-i", "host0", "-n", "-e", "-l", "--immediate-mode", "-Z", "root", "ether[6] == 0xfe")
+	var seen strings.Builder
+	dump.Stdout = &seen
+	listening, err := dump.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dump.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(listening)
+	for lines.Scan() && !strings.Contains(lines.Text(), "listening on") {
+	}
+	_, plan := apply(t)
+	// what a kernel says of itself when a link comes up (router solicitations, MLD) it says in the first second or two
+	time.Sleep(3 * time.Second)
+	dump.Process.Signal(os.Interrupt)
+	for lines.Scan() {
+	}
+	dump.Wait()
+	if frames := strings.TrimSpace(seen.String()); frames != "" {
+		t.Errorf("seen on the network:\n%s", frames)
+	}
+	if text := run(t, "ip", "-d", "link", "show", "vm-br0"); !strings.Contains(text, "ageing_time 0 ") || !strings.Contains(text, plan.Bridges[0].MAC.String()) {
+		t.Errorf("the bridge is:\n%s", text)
+	}
+	for _, port := range []string{"eth0", "vm-tap0", "vm-dhcp0"} {
+		if text := run(t, "bridge", "-d", "link", "show", "dev", port); !strings.Contains(text, "learning off") {
+			t.Errorf("the port %s learns:\n%s", port, text)
+		}
+	}
+	if before := peer("ip", "link", "show", "host0"); !strings.Contains(before, "UP") {
+		t.Errorf("the wire is down:\n%s", before)
+	}
+}
+
+// TestKeeper: a gateway whose MAC changes is followed, and the guest is told where it has it from vmentry; an interface that is set down and up is
+// still the guest's.
+func TestKeeper(t *testing.T) {
+	peer := pod(t)
+	settled(t)
+	joined, plan := apply(t)
+	moved := make(chan net.HardwareAddr, 10)
+	k := Keeper{
+		Plan: plan, Joined: joined, Every: 100 * time.Millisecond, Log: slog.New(slog.DiscardHandler),
+		Moved: func(_ int, mac net.HardwareAddr) { moved <- mac },
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() {
+		ended <- inside(podName, func() error { return k.Run(ctx) })
+	}()
+	const other = "02:00:00:00:77:77"
+	peer("ip", "link", "set", "host0", "address", other)
+	for _, gateway := range []string{"10.7.0.1", "fd07::1", plan.Bridges[0].Outward[1].Gateway.IP.String()} {
+		await(t, "ip neigh show "+gateway+" dev vm-br0", other)
+	}
+	if mac := <-moved; mac.String() != other {
+		t.Errorf("the guest is told %s", mac)
+	}
+	run(t, "ip", "link", "set", "eth0", "down")
+	run(t, "ip", "link", "set", "eth0", "up")
+	awaitNot(t, "ip route show table local dev eth0", "local 10.7.0.5")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

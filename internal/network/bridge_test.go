@@ -50,7 +50,7 @@ func TestBridgePlan(t *testing.T) {
 		joins   = "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 1500, queues 1)"
 		reaches = "the pod reaches the guest from 169.254.75.1"
 		own     = "the guest gets the route 169.254.75.1/32"
-		both    = reaches + ", fe80::fc62:77ff:fe3f:b533"
+		both    = reaches + ", fe80::fc62:77ff:fe3f:8be9"
 	)
 	base := Input{Mode: Bridge, HostName: "vm", NICModel: "virtio", CPUs: 1, DHCP: true}
 	tests := []struct {

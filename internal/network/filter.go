@@ -26,11 +26,14 @@ func filter(bridges []BridgePlan) error {
 				b.toService(pre)
 				b.keepApart(forward)
 			}
-			if b.Inside.V4.IsValid() {
-				b.Inside.receive(b, pre, input)
-				b.Inside.send(b, output)
-				b.Inside.translate(b, pre, input, output)
+			if b.Reach.V4.IsValid() {
+				b.receive(pre, input)
+				b.send(output)
 			}
+			for _, o := range b.Outward {
+				o.translate(b, pre, input, output)
+			}
+			b.notice(pre)
 			for _, port := range b.ports() {
 				input.rule(from(port), drop())
 				output.rule(to(port), drop())
@@ -44,8 +47,8 @@ func filter(bridges []BridgePlan) error {
 		input := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0)
 		redirect := r.chain("redirect", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, destinationNAT)
 		for _, b := range bridges {
-			b.Inside.guard(b.Name, input)
-			b.Inside.redirectDNS(b.Name, redirect)
+			b.guard(input)
+			b.redirectDNS(redirect)
 		}
 	})
 }
@@ -90,8 +93,8 @@ func (b BridgePlan) keepApart(forward *chain) {
 
 // receive lets the guest's frames for the pod's own addresses into the pod. The guest sends those to its router, which it takes for
 // the way to every address.
-func (in Inside) receive(b BridgePlan, pre, input *chain) {
-	guest := from(b.Tap.Name)
+func (b BridgePlan) receive(pre, input *chain) {
+	guest, in := from(b.Tap.Name), b.Reach
 	pre.rule(guest, sentTo(in.V4), toPod(b.MAC))
 	input.rule(guest, asking(in.V4), accept())
 	input.rule(guest, answering(), accept())
@@ -107,32 +110,28 @@ func (in Inside) receive(b BridgePlan, pre, input *chain) {
 }
 
 // send lets the pod's frames for the guest out to it.
-func (in Inside) send(b BridgePlan, output *chain) {
+func (b BridgePlan) send(output *chain) {
 	guest := to(b.Tap.Name)
 	output.rule(guest, etherType(unix.ETH_P_ARP), accept())
-	for _, a := range in.Guest {
-		if a.Is4() {
-			output.rule(guest, sentBy(in.V4), sentTo(a), accept())
-		} else {
-			output.rule(guest, sentBy(in.V6), sentTo(a), accept())
-		}
+	for _, a := range b.Reach.Guest {
+		output.rule(guest, sentBy(b.Reach.own(a)), sentTo(a), accept())
 	}
-	if in.V6.IsValid() {
+	if b.Reach.V6.IsValid() {
 		output.rule(guest, etherType(unix.ETH_P_IPV6), icmp6(neighborSolicitation), accept())
 		output.rule(guest, etherType(unix.ETH_P_IPV6), icmp6(neighborAdvert), accept())
 	}
 }
 
 // guard keeps the guest from whatever listens in the pod: it may answer, and ask for names where vmentry forwards them.
-func (in Inside) guard(bridge string, input *chain) {
-	guest := from(bridge)
+func (b BridgePlan) guard(input *chain) {
+	guest := from(b.Name)
 	input.rule(guest, tracked(), accept())
-	if in.V6.IsValid() {
+	if b.Reach.V6.IsValid() {
 		input.rule(guest, icmp6(neighborSolicitation), accept())
 		input.rule(guest, icmp6(neighborAdvert), accept())
 	}
-	if in.DNS.IsValid() {
-		for _, p := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+	if b.DNS != nil {
+		for _, p := range protocols {
 			input.rule(guest, protocol(p), targetPort(DNSPort), accept())
 		}
 	}
@@ -140,12 +139,12 @@ func (in Inside) guard(bridge string, input *chain) {
 }
 
 // redirectDNS leads questions for port 53 to [DNSPort].
-func (in Inside) redirectDNS(bridge string, pre *chain) {
-	if !in.DNS.IsValid() {
+func (b BridgePlan) redirectDNS(pre *chain) {
+	if b.DNS == nil {
 		return
 	}
-	for _, p := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-		pre.rule(from(bridge), sentTo(in.DNS), protocol(p), targetPort(dnsPort), []expr.Any{
+	for _, p := range protocols {
+		pre.rule(from(b.Name), sentTo(b.DNS.At), protocol(p), targetPort(dnsPort), []expr.Any{
 			&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(DNSPort)},
 			&expr.Redir{RegisterProtoMin: 1},
 		})
@@ -154,7 +153,7 @@ func (in Inside) redirectDNS(bridge string, pre *chain) {
 
 const dnsPort = 53
 
-// DNSPort is where vmentry listens on [Inside.DNS]: to listen on port 53 takes a right that NET_ADMIN does not include.
+// DNSPort is where vmentry listens on [Forwarder.At]: to listen on port 53 takes a right that NET_ADMIN does not include.
 const DNSPort = 10053
 
 // destinationNAT is the priority of chains that change where packets go (include/uapi/linux/netfilter_ipv4.h, NF_IP_PRI_NAT_DST).

@@ -88,12 +88,12 @@ func TestNeighbourAsks(t *testing.T) {
 	}
 	defer joined.Close()
 	b := plan.Bridges[0]
-	forwarder, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.Inside.DNS, DNSPort)))
+	forwarder, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.DNS.At, DNSPort)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer forwarder.Close()
-	dns := netip.AddrPortFrom(b.Inside.DNS, dnsPort)
+	dns := netip.AddrPortFrom(b.DNS.At, dnsPort)
 	in(t, peerName, func() error {
 		wire, err := net.InterfaceByName("host0")
 		if err != nil {
@@ -107,7 +107,7 @@ func TestNeighbourAsks(t *testing.T) {
 		question := udpFrame(wire.HardwareAddr, b.MAC, netip.MustParseAddrPort("10.7.0.1:4000"), dns, "the neighbour's")
 		return unix.Sendto(fd, question, 0, &unix.SockaddrLinklayer{Ifindex: wire.Index, Halen: 6})
 	})
-	guest := netip.AddrPortFrom(b.Inside.Guest[len(b.Inside.Guest)-1], 4000)
+	guest := netip.AddrPortFrom(b.Reach.Guest[len(b.Reach.Guest)-1], 4000)
 	if _, err := joined.Taps[0][0].Write(append(make([]byte, 10), udpFrame(b.Guest, b.MAC, guest, dns, "the guest's")...)); err != nil {
 		t.Fatal(err)
 	}
@@ -125,8 +125,8 @@ func TestPodIsShut(t *testing.T) {
 	}
 	defer conn.Close()
 	port := conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-	guest := netip.AddrPortFrom(b.Inside.Guest[len(b.Inside.Guest)-1], 4000)
-	for _, to := range []netip.Addr{b.Inside.V4, guest.Addr(), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.7.0.255")} {
+	guest := netip.AddrPortFrom(b.Reach.Guest[len(b.Reach.Guest)-1], 4000)
+	for _, to := range []netip.Addr{b.Reach.V4, guest.Addr(), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.7.0.255")} {
 		for _, mac := range []net.HardwareAddr{b.MAC, b.Guest, {255, 255, 255, 255, 255, 255}} {
 			frame := udpFrame(b.Guest, mac, guest, netip.AddrPortFrom(to, port), "the guest's")
 			if _, err := joined.Taps[0][0].Write(append(make([]byte, 10), frame...)); err != nil {

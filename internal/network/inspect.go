@@ -16,12 +16,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Inspect reads the network namespace of the calling thread and the resolver's configuration, and changes nothing. Only what the guest
+// Files are what the platform has written for the container.
+type Files struct {
+	ResolvConf string
+	Hosts      string
+}
+
+// Inspect reads the network namespace of the calling thread and the container's files, and changes nothing. Only what the guest
 // takes over in a mode is waited for: addresses to become certain, and routers to say who they are. Its errors are the kernel's.
-func Inspect(mode Mode, resolvConf string) (Pod, error) {
+func Inspect(mode Mode, files Files) (Pod, error) {
 	pod := Pod{
 		Tun:       unusable("/dev/net/tun"),
-		Vhost:     unusable("/dev/vhost-net") == "",
+		Vhost:     unusable(vhostDevice) == "",
 		NetAdmin:  hasNetAdmin(),
 		IPv6:      hasIPv6(),
 		Forwards6: sysctl("net/ipv6/conf/all/forwarding") == "1",
@@ -30,6 +36,11 @@ func Inspect(mode Mode, resolvConf string) (Pod, error) {
 	if err != nil {
 		return Pod{}, fmt.Errorf("cannot list the pod's interfaces: %w", err)
 	}
+	routes, err := retry(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return Pod{}, fmt.Errorf("cannot list the pod's routes: %w", err)
+	}
+	pod.Node = node(files.Hosts, links)
 	names := map[int]string{}
 	for _, l := range links {
 		names[l.Attrs().Index] = l.Attrs().Name
@@ -46,12 +57,12 @@ func Inspect(mode Mode, resolvConf string) (Pod, error) {
 		} else {
 			link.Master = master
 		}
-		if err := link.inspect(l, mode); err != nil {
+		if err := link.inspect(l, routes, mode); err != nil {
 			return Pod{}, err
 		}
 		pod.Links = append(pod.Links, link)
 	}
-	pod.Resolver, err = readResolver(resolvConf)
+	pod.Resolver, err = readResolver(files.ResolvConf)
 	return pod, err
 }
 
@@ -61,17 +72,13 @@ func hollow(a *netlink.LinkAttrs) bool {
 	return a.Flags&net.FlagUp == 0 && len(a.HardwareAddr) != 6
 }
 
-func (l *Link) inspect(link netlink.Link, mode Mode) error {
+func (l *Link) inspect(link netlink.Link, routes []netlink.Route, mode Mode) error {
 	addresses, err := certain(link, mode == Bridge || mode == NAT)
 	if err != nil {
 		return fmt.Errorf("cannot list the addresses of %s: %w", l.Name, err)
 	}
 	for _, a := range addresses {
 		l.Addresses = append(l.Addresses, address(a))
-	}
-	routes, err := retry(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
-	if err != nil {
-		return fmt.Errorf("cannot list the routes through %s: %w", l.Name, err)
 	}
 	for _, r := range routes {
 		r, takes := through(r, link.Attrs().Index)
@@ -171,7 +178,7 @@ const patience = 3 * time.Second
 
 // resolve asks the kernel for a gateway's hardware address, and makes it ask the gateway where it does not know; nil if nobody
 // answers. A datagram to the discard port (RFC 863) makes the kernel ask. In an earlier start's bridge nobody hears an answer, but there is what
-// that one knew (see [Inside]).
+// that one knew (see [BridgePlan]).
 func (l Link) resolve(link netlink.Link, ip netip.Addr) net.HardwareAddr {
 	if l.Bridge != "" {
 		if bridge, err := find(l.Bridge); err == nil {

@@ -7,7 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -147,25 +147,40 @@ func linkRequest(link netlink.Link, family int) (*nl.NetlinkRequest, *nl.RtAttr)
 	return request, inner
 }
 
-// tapWait is how long a tap of the same name may still be there: that of a QEMU that was killed and is on its way out.
-const tapWait = 10 * time.Second
+// tapWait is how long a tap of the same name may still be there: that of a QEMU that was killed and is on its way out. Where vmentry itself
+// holds one, which goes before QEMU does, nothing is on its way out: aliveWait is for one that was killed just now.
+const (
+	tapWait   = 10 * time.Second
+	aliveWait = time.Second
+)
 
 // ErrInUse says that a VM lives in this network namespace, of a vmentry that is not this one.
 var ErrInUse = errors.New("another VM has the pod's network")
 
-// awaitNoTaps waits until nobody holds a tap of vmentry's: where one is held a guest is alive, and its network must not be touched.
-func awaitNoTaps() error {
+// awaitNoTaps waits until nobody holds a tap of vmentry's, and returns the links that there are then: where one is held a guest is alive, and
+// its network must not be touched.
+func awaitNoTaps() ([]netlink.Link, error) {
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		links, err := retry(netlink.LinkList)
 		if err != nil {
-			return fmt.Errorf("cannot list the pod's interfaces: %w", err)
+			return nil, fmt.Errorf("cannot list the pod's interfaces: %w", err)
 		}
-		i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Type() == "tuntap" && ours(l.Attrs().Name) })
-		if i < 0 {
-			return nil
+		held, patience := "", tapWait
+		for _, l := range links {
+			name := l.Attrs().Name
+			if l.Type() != "tuntap" || !ours(name) {
+				continue
+			}
+			held = name
+			if strings.HasPrefix(name, servicePrefix) {
+				patience = aliveWait
+			}
 		}
-		if time.Since(began) > tapWait {
-			return fmt.Errorf("%w: a process holds the tap %s", ErrInUse, links[i].Attrs().Name)
+		if held == "" {
+			return links, nil
+		}
+		if time.Since(began) > patience {
+			return nil, fmt.Errorf("%w: a process holds the tap %s", ErrInUse, held)
 		}
 	}
 }

@@ -64,7 +64,7 @@ func natPlan(in Input) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	if err := plan.NAT.check(in.Pod, b.Inside.Guest); err != nil {
+	if err := plan.NAT.check(in.Pod, b.Reach.Guest); err != nil {
 		return Plan{}, err
 	}
 	plan.Bridges = []BridgePlan{b}
@@ -84,8 +84,8 @@ func (p *Plan) privateBridge(in Input, links []Link) (BridgePlan, error) {
 	}
 	b := BridgePlan{
 		Name: fmt.Sprint(bridgePrefix, 0), MAC: madeMAC("bridge", mac), MTU: leastMTU(links), Guest: mac,
-		Tap:    Tap{Name: fmt.Sprint(tapPrefix, 0), MAC: madeMAC("tap", mac), Queues: queues(in), Vhost: in.Pod.Vhost},
-		Inside: Inside{V4: hostOf(network, gatewayHost)},
+		Tap:   Tap{Name: fmt.Sprint(tapPrefix, 0), MAC: madeMAC("tap", mac), Queues: queues(in), Vhost: in.Pod.Vhost},
+		Reach: Reach{V4: hostOf(network, gatewayHost)},
 	}
 	p.NAT.Networks = []netip.Prefix{network}
 	lease := Lease{
@@ -100,7 +100,7 @@ func (p *Plan) privateBridge(in Input, links []Link) (BridgePlan, error) {
 		return BridgePlan{}, natMistake("%s has addresses of IPv6 alone, which the pod does not forward: %s, or write bridge", strings.Join(p.NAT.Uplinks, ", "), howToForward6)
 	}
 	if has4 {
-		lease.V4.Router = b.Inside.V4
+		lease.V4.Router = b.Reach.V4
 		p.warnDefaultRoute(in.Pod, true)
 	}
 	switch {
@@ -113,12 +113,12 @@ func (p *Plan) privateBridge(in Input, links []Link) (BridgePlan, error) {
 		lease.V6 = p.addIPv6(in.Identity, &b)
 		p.warnDefaultRoute(in.Pod, false)
 	}
-	b.Inside.Guest = append(b.Inside.Guest, lease.V4.Address.Addr())
+	b.Reach.Guest = append(b.Reach.Guest, lease.V4.Address.Addr())
 	servers := p.NAT.nameServers(in.Pod, &lease)
 	if in.DHCP {
 		if len(servers) > 0 {
-			b.Inside.DNS, b.Inside.Servers = b.Inside.V4, servers
-			lease.V4.DNS = append([]netip.Addr{b.Inside.V4}, lease.V4.DNS...)
+			b.DNS = &Forwarder{b.Reach.V4, servers}
+			lease.V4.DNS = append([]netip.Addr{b.Reach.V4}, lease.V4.DNS...)
 		}
 		b.Service = &Service{Name: fmt.Sprint(servicePrefix, 0), MAC: madeMAC("service", mac), V4: hostOf(network, serviceHost), Lease: lease}
 	}
@@ -214,8 +214,8 @@ func (p *Plan) addIPv6(identity string, b *BridgePlan) *Lease6 {
 	network := localNetwork(identity)
 	p.NAT.Networks = append(p.NAT.Networks, network)
 	guest := hostOf(network, guestHost)
-	b.Inside.V6 = hostOf(network, gatewayHost)
-	b.Inside.Guest = append(b.Inside.Guest, guest)
+	b.Reach.V6 = hostOf(network, gatewayHost)
+	b.Reach.Guest = append(b.Reach.Guest, guest)
 	return &Lease6{Addresses: []netip.Addr{guest}, Router: LinkLocal(b.MAC), OnLink: []netip.Prefix{network}}
 }
 
@@ -329,11 +329,11 @@ func (n *NATPlan) join(b BridgePlan) error {
 
 // setRoutes makes the ways to the guest's networks, beside the addresses of the gateway.
 func (n *NATPlan) setRoutes(b BridgePlan, bridge netlink.Link) error {
-	r := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipNet(n.Networks[0]), Src: b.Inside.V4.AsSlice(), Scope: netlink.SCOPE_LINK}
+	r := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipNet(n.Networks[0]), Src: b.Reach.V4.AsSlice(), Scope: netlink.SCOPE_LINK}
 	if err := netlink.RouteReplace(r); err != nil {
 		return fmt.Errorf("cannot make the route to %s over %s: %w", n.Networks[0], b.Name, err)
 	}
-	if !b.Inside.V6.IsValid() {
+	if !b.Reach.V6.IsValid() {
 		return nil
 	}
 	return setAddress(bridge, netip.PrefixFrom(LinkLocal(b.MAC), 64)) // the guest's router

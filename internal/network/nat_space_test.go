@@ -108,7 +108,7 @@ func TestNATEveryPort(t *testing.T) {
 	p.pod.echo(t, "pod", ":8080")
 	a := p.pod.apply(t, natOrder(func(in *Input) { in.AllPorts, in.OwnPorts = true, []uint16{8080} }))
 	p.join(t, a.Plan)
-	v6 := a.Plan.Bridges[0].Inside
+	v6 := a.Plan.Bridges[0].Reach
 	guest6 := v6.Guest[0].String()
 	p.guest.echo(t, "guest", ":7")
 	p.guest.echo(t, "guest", ":8080")
@@ -158,7 +158,7 @@ func TestNATGuard(t *testing.T) {
 	o.ResolvConf = resolv
 	a := p.pod.apply(t, o)
 	p.join(t, a.Plan)
-	inside := a.Plan.Bridges[0].Inside
+	reach := a.Plan.Bridges[0].Reach
 	for _, a := range []string{far4, "169.254.169.254", "[fd00:ec2::254]"} {
 		p.peer.echo(t, "peer", a+":9")
 	}
@@ -176,8 +176,8 @@ func TestNATGuard(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		p.guest.refused(t, network,
 			gateway4+":8080", pod4+":8080", pod4+":53", "169.254.169.254:9",
-			"["+pod6+"]:8080", "["+inside.V6.String()+"]:8080", "["+inside.V6.String()+"]:53", "[fd00:ec2::254]:9")
-		p.peer.refused(t, network, gateway4+":53", guest4+":7", "["+inside.V6.String()+"]:53", "["+inside.Guest[0].String()+"]:7")
+			"["+pod6+"]:8080", "["+reach.V6.String()+"]:8080", "["+reach.V6.String()+"]:53", "[fd00:ec2::254]:9")
+		p.peer.refused(t, network, gateway4+":53", guest4+":7", "["+reach.V6.String()+"]:53", "["+reach.Guest[0].String()+"]:7")
 	}
 }
 
@@ -372,8 +372,8 @@ func announced(frames io.Reader, port uint16) uint16 {
 // metrics are left out: the kernel's own routes to an IPv6 address have 0, which nobody else can say who puts one back.
 var metrics = regexp.MustCompile(` metric \d+| pref medium| linkdown| +$`)
 
-// transient is what comes and goes with a guest's taps, or that the kernel makes in its own time.
-var transient = regexp.MustCompile(tapPrefix + `|` + servicePrefix + `|^multicast `)
+// transient is what comes and goes with a guest's taps, that the kernel makes in its own time, or that the rules have noted of the traffic.
+var transient = regexp.MustCompile(tapPrefix + `|` + servicePrefix + `|^multicast |^elements = `)
 
 // snapshot is what the pod's network is, without what is transient and without the kernel's numbers.
 func (p natPod) snapshot(t *testing.T) string {
@@ -419,7 +419,7 @@ func TestNATAgain(t *testing.T) {
 		t.Helper()
 		a := p.pod.apply(t, o)
 		defer a.kill()
-		ready := "local " + LinkLocal(a.Plan.Bridges[0].MAC).String()
+		ready := "local " + a.Plan.Bridges[0].Reach.V6.String()
 		eventually(func() bool { made = p.snapshot(t); return strings.Contains(made, ready) })
 		return made
 	}

@@ -60,7 +60,7 @@ func TestNATPlan(t *testing.T) {
 		NICs: []NIC{{Model: "virtio", MAC: mac, HostName: "vm", MTU: 1500, Tap: &tap}},
 		Bridges: []BridgePlan{{
 			Name: "vm-br0", MAC: madeMAC("bridge", mac), MTU: 1500, Guest: mac, Tap: tap,
-			Inside: Inside{V4: netip.MustParseAddr("10.0.2.2"), V6: gateway6, Guest: []netip.Addr{guest6, netip.MustParseAddr("10.0.2.15")}},
+			Reach: Reach{V4: netip.MustParseAddr("10.0.2.2"), V6: gateway6, Guest: []netip.Addr{guest6, netip.MustParseAddr("10.0.2.15")}},
 			Service: &Service{Name: "vm-dhcp0", MAC: madeMAC("service", mac), V4: netip.MustParseAddr("10.0.2.3"), Lease: Lease{
 				HostName: "vm", MTU: 1500, Search: []string{"svc"},
 				V4: &Lease4{Address: netip.MustParsePrefix("10.0.2.15/24"), Router: netip.MustParseAddr("10.0.2.2"), DNS: servers("10.96.0.10")},
@@ -137,14 +137,14 @@ func TestNATNameServers(t *testing.T) {
 		forwarder string
 		resolvers []netip.Addr
 	}{
-		{"the cluster's", "10.96.0.10", false, true, servers("10.96.0.10"), nil, "invalid IP", nil},
+		{"the cluster's", "10.96.0.10", false, true, servers("10.96.0.10"), nil, "", nil},
 		{"Docker's own", "127.0.0.11", false, true, servers("10.0.2.2"), nil, "10.0.2.2", servers("127.0.0.11")},
 		{"the node's cache", "169.254.20.10", false, true, servers("10.0.2.2"), nil, "10.0.2.2", nil},
 		{"in the pod", "10.244.1.7 10.96.0.10", false, true, servers("10.0.2.2", "10.96.0.10"), nil, "10.0.2.2", nil},
 		{"of the family that the guest has not", "2001:db8::53", false, true, servers("10.0.2.2"), nil, "10.0.2.2", nil},
-		{"of both families", "2001:db8::53 10.96.0.10", true, true, servers("10.96.0.10"), servers("2001:db8::53"), "invalid IP", nil},
-		{"none", "", false, true, nil, nil, "invalid IP", nil},
-		{"nobody tells the guest", "127.0.0.11", false, false, nil, nil, "invalid IP", servers("127.0.0.11")},
+		{"of both families", "2001:db8::53 10.96.0.10", true, true, servers("10.96.0.10"), servers("2001:db8::53"), "", nil},
+		{"none", "", false, true, nil, nil, "", nil},
+		{"nobody tells the guest", "127.0.0.11", false, false, nil, nil, "", servers("127.0.0.11")},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -157,11 +157,15 @@ func TestNATNameServers(t *testing.T) {
 				t.Fatal(err)
 			}
 			b := plan.Bridges[0]
-			if got := b.Inside.DNS.String(); got != tt.forwarder {
-				t.Errorf("DNS is forwarded at %s, want %s", got, tt.forwarder)
+			at := ""
+			if b.DNS != nil {
+				at = b.DNS.At.String()
 			}
-			if (len(b.Inside.Servers) > 0) != b.Inside.DNS.IsValid() {
-				t.Errorf("DNS is forwarded at %s to %s", b.Inside.DNS, b.Inside.Servers)
+			if at != tt.forwarder {
+				t.Errorf("DNS is forwarded at %q, want %q", at, tt.forwarder)
+			}
+			if b.DNS != nil && len(b.DNS.Servers) == 0 {
+				t.Error("DNS is forwarded to nobody")
 			}
 			if diff := cmp.Diff(tt.resolvers, plan.NAT.Resolvers, addressesEqual); diff != "" {
 				t.Error(diff)

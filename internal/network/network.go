@@ -90,6 +90,9 @@ type Tap struct {
 // MakePlan makes the plan. What it finds wrong comes as a [Mistake].
 func MakePlan(in Input) (Plan, error) {
 	plan := Plan{Mode: in.Mode}
+	if err := in.spareNode(); err != nil {
+		return plan, err
+	}
 	var err error
 	switch in.Mode {
 	case User:

@@ -1,7 +1,12 @@
 package network
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -22,6 +27,27 @@ func TestMAC(t *testing.T) {
 	}
 	if len(seen) != 4 {
 		t.Errorf("four identities have %d addresses", len(seen))
+	}
+}
+
+// TestOpenVhost: the device is opened once for each queue, where there is one, and else is named.
+func TestOpenVhost(t *testing.T) {
+	device := filepath.Join(t.TempDir(), "vhost-net")
+	if _, err := (Tap{Queues: 2, Vhost: true}).openVhost(device); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), device) {
+		t.Errorf("without the device: %v", err)
+	}
+	if err := os.WriteFile(device, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		tap  Tap
+		want int
+	}{{Tap{Queues: 3, Vhost: true}, 3}, {Tap{Queues: 3}, 0}} {
+		files, err := tt.tap.openVhost(device)
+		if err != nil || len(files) != tt.want {
+			t.Errorf("%+v has %d descriptors, %v; want %d", tt.tap, len(files), err, tt.want)
+		}
+		closeAll(files)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,9 +25,13 @@ type ruleset struct {
 	err   error
 }
 
+// answers is room for the kernel's answers in bytes: a word to each rule, which come all at once when the last was sent. The usual 208 KiB
+// (net.core.rmem_default) are enough for the rules of two or three interfaces.
+const answers = 4 << 20
+
 // replaceTable makes the table of a family anew with what fill puts into it.
 func replaceTable(family nftables.TableFamily, fill func(*ruleset)) error {
-	conn, err := nftables.New()
+	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error { return c.SetReadBuffer(answers) }))
 	if err != nil {
 		return fmt.Errorf("cannot speak to nftables: %w", err)
 	}

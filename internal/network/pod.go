@@ -10,9 +10,10 @@ import (
 type Pod struct {
 	Links     []Link // all but lo and what vmentry itself made, in the kernel's order
 	Resolver  Resolver
-	IPv6      bool // interfaces that are made here speak IPv6; those that are there may, even if not
-	Forwards6 bool // the kernel forwards IPv6 (net.ipv6.conf.all.forwarding)
-	Remains   bool // an earlier start has left links or rules behind
+	IPv6      bool   // interfaces that are made here speak IPv6; those that are there may, even if not
+	Forwards6 bool   // the kernel forwards IPv6 (net.ipv6.conf.all.forwarding)
+	Remains   bool   // an earlier start has left links or rules behind
+	Node      string // by what it is known to be the network of a node, and not of a pod; empty: it is not known to be
 
 	Tun      string // why /dev/net/tun cannot be used; empty: it can
 	NetAdmin bool   // CAP_NET_ADMIN
@@ -79,15 +80,15 @@ func (r Resolver) on(l Link, is4 bool) []netip.Addr {
 	return all
 }
 
-// keeps are the IPv4 networks that the pod reaches through interfaces that are not the guest's.
-func (p Pod) keeps(guests []Link) []netip.Prefix {
+// keeps are the networks of a family that the pod reaches through interfaces that are not the guest's.
+func (p Pod) keeps(guests []Link, is4 bool) []netip.Prefix {
 	var all []netip.Prefix
 	for _, l := range p.Links {
 		if slices.ContainsFunc(guests, func(g Link) bool { return g.Name == l.Name }) {
 			continue
 		}
 		for _, r := range l.Routes {
-			if r.Dst.Addr().Is4() && !r.Default() {
+			if r.Dst.Addr().Is4() == is4 && !r.Default() {
 				all = append(all, r.Dst)
 			}
 		}

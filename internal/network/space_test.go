@@ -288,7 +288,7 @@ func beApplier() error {
 		return err
 	}
 	var err error
-	if o.Input.Pod, err = Inspect(o.Input.Mode, o.ResolvConf); err != nil {
+	if o.Input.Pod, err = Inspect(o.Input.Mode, Files{ResolvConf: o.ResolvConf}); err != nil {
 		return err
 	}
 	plan, err := MakePlan(o.Input)

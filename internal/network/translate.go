@@ -31,7 +31,7 @@ func (n *NATPlan) translate(b BridgePlan) error {
 		for _, uplink := range n.Uplinks {
 			incoming.rule(from(uplink), jump(ports))
 		}
-		b.Inside.redirectDNS(b.Name, incoming)
+		b.redirectDNS(incoming)
 		r.chain("outgoing", nftables.ChainTypeNAT, nftables.ChainHookOutput, destinationNAT).rule(jump(ports))
 		n.masquerade(b, r.chain("leaving", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 100))
 		n.forward(b, r.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, 0))
@@ -49,7 +49,7 @@ func (n *NATPlan) refuseSpoofed(b BridgePlan, spoofed *chain) {
 	}
 	// Before it has an address. Where br_netfilter is loaded (kube-proxy wants it), what only crosses the bridge comes by here as well.
 	spoofed.rule(guest, sender(host(netip.IPv4Unspecified())), accept())
-	if b.Inside.V6.IsValid() {
+	if b.Reach.V6.IsValid() {
 		spoofed.rule(guest, sender(linkLocal6), accept())
 		spoofed.rule(guest, sender(host(netip.IPv6Unspecified())), accept())
 	}
@@ -73,14 +73,14 @@ func (n *NATPlan) toGuest(b BridgePlan, ports *chain) {
 		ports.rule(protocol(unix.IPPROTO_TCP), targetPort(p), leave())
 	}
 	if n.AllPorts {
-		for _, guest := range b.Inside.Guest {
+		for _, guest := range b.Reach.Guest {
 			for _, p := range protocols {
 				ports.rule(ofFamily(guest), protocol(p), sendTo(guest))
 			}
 		}
 	}
 	for _, f := range n.Forwards {
-		for _, target := range n.targets(f, b.Inside.Guest) {
+		for _, target := range n.targets(f, b.Reach.Guest) {
 			at := ofFamily(target)
 			if f.HostIP.IsValid() && !f.HostIP.IsUnspecified() {
 				at = receiver(host(f.HostIP))
@@ -135,10 +135,10 @@ func (n *NATPlan) forward(b BridgePlan, forward *chain) {
 // systems take a route for dead when it does not.
 func (n *NATPlan) guard(b BridgePlan, input *chain) {
 	input.rule(from(b.Name), icmp(echoRequest), accept())
-	if b.Inside.V6.IsValid() {
+	if b.Reach.V6.IsValid() {
 		input.rule(from(b.Name), icmp6(echoRequest6), accept())
 	}
-	b.Inside.guard(b.Name, input)
+	b.guard(input)
 	for _, network := range n.Networks {
 		input.rule(notFrom("lo"), receiver(network), drop())
 	}

@@ -129,6 +129,25 @@ func grouped(args []string) string {
 	return b.String() + "\n"
 }
 
+// TestTap: a tap has its queues by their descriptors, and the kernel's virtio-net one for each of them.
+func TestTap(t *testing.T) {
+	tests := []struct {
+		name string
+		tap  Tap
+		want string
+	}{
+		{"one queue, moved by QEMU", Tap{FDs: []int{3}}, "tap,id=net0,fds=3"},
+		{"two queues, moved by the kernel", Tap{FDs: []int{3, 4}, VhostFDs: []int{5, 6}}, "tap,id=net0,fds=3:4,vhost=on,vhostfds=5:6"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := (NIC{Tap: &tt.tap}).backend("net0"); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestIDsAreUnique(t *testing.T) {
 	seen := map[string]bool{}
 	for _, a := range demo().Args() {
