@@ -350,7 +350,7 @@ func TestPlanAsShell(t *testing.T) {
 		t.Fatalf("plan has changed something: %v", left)
 	}
 	sh := exec.Command("sh", "-s")
-	sh.Env = append(env, "PATH="+filepath.Dir(vmentry)+":"+os.Getenv("PATH"))
+	sh.Env = append(env, "PATH="+filepath.Dir(binaries.VMEntry)+":"+os.Getenv("PATH"))
 	sh.Stdin = strings.NewReader(script)
 	pasted, err := sh.CombinedOutput()
 	if err != nil {

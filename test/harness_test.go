@@ -4,7 +4,6 @@ package test
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,42 +16,10 @@ import (
 	"github.com/vmentry/vmentry/test/transcript"
 )
 
-var (
-	vmentry  string // the binary under test
-	fakeQEMU string // the directory of a qemu-system-x86_64 that only pretends
-)
+// binaries are what the tests run.
+var binaries process.Binaries
 
-// TestMain builds the binaries, unless VMENTRY_TEST_BINARIES names a directory that has them: so these tests also run in the
-// container image, where there is another QEMU and no Go.
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir := os.Getenv("VMENTRY_TEST_BINARIES")
-		built := dir != ""
-		if !built {
-			var err error
-			if dir, err = os.MkdirTemp("", "vmentry-test-"); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-			defer os.RemoveAll(dir)
-		}
-		vmentry, fakeQEMU = filepath.Join(dir, "vmentry"), filepath.Join(dir, "fake")
-		if !built {
-			if err := build(); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-		}
-		return m.Run()
-	}())
-}
-
-func build() error {
-	if err := process.Build(vmentry, "../cmd/vmentry"); err != nil {
-		return err
-	}
-	return process.Build(filepath.Join(fakeQEMU, "qemu-system-x86_64"), "./fakeqemu")
-}
+func TestMain(m *testing.M) { os.Exit(process.Main(m, &binaries)) }
 
 // machine is one start of vmentry.
 type machine struct {
@@ -95,7 +62,7 @@ func environment(data, run string, settings ...string) []string {
 // pretend puts the QEMU that only pretends first in the path, with its script. Ports are not forwarded, because vmentry does that itself
 // where this machine has IPv6, and tests run beside each other.
 func pretend(script string) []string {
-	return []string{"PATH=" + fakeQEMU + ":" + os.Getenv("PATH"), "FAKE_QEMU=" + script, "HOSTFWD=none"}
+	return []string{"PATH=" + binaries.FakeQEMU + ":" + os.Getenv("PATH"), "FAKE_QEMU=" + script, "HOSTFWD=none"}
 }
 
 // start starts vmentry in directories of its own.
@@ -108,7 +75,7 @@ func start(t *testing.T, settings []string, args ...string) *machine {
 // startIn starts vmentry in the given directories.
 func startIn(t *testing.T, data, run string, settings []string, args ...string) *machine {
 	t.Helper()
-	cmd := exec.Command(vmentry, args...)
+	cmd := exec.Command(binaries.VMEntry, args...)
 	cmd.Env = environment(data, run, settings...)
 	p := process.Start(t, cmd)
 	return &machine{t: t, cmd: cmd, process: p, data: data, run: run, stdout: p.Stdout, stderr: p.Stderr}
@@ -143,7 +110,7 @@ func command(t *testing.T, env []string, args ...string) (output string, code in
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), transcript.Patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, vmentry, args...)
+	cmd := exec.CommandContext(ctx, binaries.VMEntry, args...)
 	cmd.Env = env
 	text, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {

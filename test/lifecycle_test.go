@@ -155,7 +155,7 @@ func TestStopBeforeTheGuestRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	img := image(t, "qcow2")
-	m := start(t, append(pretend(""), "PATH="+tools+":"+fakeQEMU+":"+os.Getenv("PATH"), "VM_IMAGE="+img))
+	m := start(t, append(pretend(""), "PATH="+tools+":"+binaries.FakeQEMU+":"+os.Getenv("PATH"), "VM_IMAGE="+img))
 	for !exists(filepath.Join(tools, "started")) {
 		time.Sleep(10 * time.Millisecond)
 	}

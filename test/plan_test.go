@@ -23,7 +23,7 @@ func TestPlanChangesNothing(t *testing.T) {
 	if out, err := exec.Command("cp", image(t, "qcow2"), img).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, d := range []string{dir, filepath.Dir(vmentry)} {
+	for _, d := range []string{dir, filepath.Dir(binaries.VMEntry)} {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -36,7 +36,7 @@ func TestPlanChangesNothing(t *testing.T) {
 	run := func(args ...string) string {
 		t.Helper()
 		script := `mount --make-rprivate / && mount -o remount,bind,ro / && exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"`
-		cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh", vmentry}, args...)...)
+		cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh", binaries.VMEntry}, args...)...)
 		cmd.Env = env
 		out, err := cmd.CombinedOutput()
 		if err != nil {

@@ -23,12 +23,12 @@ func BenchmarkStart(b *testing.B) {
 				settings := append(pretend("poweroff=0s"), "VM_IMAGE="+img, "VM_READY=none")
 				env := environment(filepath.Join(dir, "data"), filepath.Join(dir, "r"), settings...)
 				if existing {
-					untilQEMU(b, env, dir, vmentry)
+					untilQEMU(b, env, dir, binaries.VMEntry)
 					bare += untilQEMU(b, env, dir, "sh", "-c", "exec qemu-system-x86_64")
 				} else {
 					bare += untilQEMU(b, env, dir, "sh", "-c", "qemu-img create -q -f qcow2 -b "+img+" -F qcow2 "+filepath.Join(dir, "bare.qcow2")+" 12G && exec qemu-system-x86_64")
 				}
-				ours += untilQEMU(b, env, dir, vmentry)
+				ours += untilQEMU(b, env, dir, binaries.VMEntry)
 			}
 			b.ReportMetric(float64(ours.Microseconds())/1000/float64(b.N), "ms/vmentry")
 			b.ReportMetric(float64(bare.Microseconds())/1000/float64(b.N), "ms/bare")

@@ -18,7 +18,7 @@ import (
 func TestTerminal(t *testing.T) {
 	master, slave := terminal.Open(t)
 	data, run := dirs(t)
-	cmd := exec.Command(vmentry)
+	cmd := exec.Command(binaries.VMEntry)
 	cmd.Env = environment(data, run, tiny(t, "vmtest.shell")...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,49 @@ import (
 
 	"github.com/vmentry/vmentry/test/transcript"
 )
+
+// Binaries are what the tests run.
+type Binaries struct {
+	VMEntry  string // the binary under test
+	FakeQEMU string // the directory of a qemu-system-x86_64 that only pretends
+}
+
+// Main is the TestMain of a package of tests: it builds the binaries and runs the tests. VMENTRY_TEST_BINARIES names a directory that has
+// the binaries already: so tests also run in the container image, where there is another QEMU and no Go.
+func Main(m *testing.M, binaries *Binaries) (code int) {
+	dir := os.Getenv("VMENTRY_TEST_BINARIES")
+	*binaries = in(dir)
+	if dir != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "vmentry-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	*binaries = in(dir)
+	if err := binaries.build(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func in(dir string) Binaries {
+	return Binaries{VMEntry: filepath.Join(dir, "vmentry"), FakeQEMU: filepath.Join(dir, "fake")}
+}
+
+func (b Binaries) build(dir string) error {
+	if err := os.Chmod(dir, 0o755); err != nil { // QEMU may have a user of its own
+		return err
+	}
+	const module = "github.com/vmentry/vmentry/"
+	if err := Build(b.VMEntry, module+"cmd/vmentry"); err != nil {
+		return err
+	}
+	return Build(filepath.Join(b.FakeQEMU, "qemu-system-x86_64"), module+"test/fakeqemu")
+}
 
 // Build builds the command in the folder pkg, static as it is released, to the file out.
 func Build(out, pkg string) error {
