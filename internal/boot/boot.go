@@ -66,7 +66,7 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs 
 			defer lock.Close()
 			keep = append(keep, lock.File())
 		}
-		if err := plan.makeImage(ctx, lock, log); err != nil {
+		if err := plan.makeImage(ctx, lock, streams, log); err != nil {
 			return supervise.End{}, err
 		}
 		if err := plan.apply(ctx, lock, log, milestones); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/disk"
@@ -19,6 +20,9 @@ func (p *Plan) planDisk(cfg config.Config, arch string) error {
 	}
 	if local := p.Image.Local; local != nil {
 		in.Image, in.Format = local.Path, disk.Format(local.Format)
+	}
+	if cd := p.cd(); cd != nil {
+		in.Image, in.Format, in.Blank = cd.Blank, disk.FormatRaw, true
 	}
 	facts, err := disk.Inspect(in)
 	if err != nil {
@@ -49,6 +53,8 @@ func (p *Plan) chooseFirmware(cfg config.Config, arch string, facts disk.Facts) 
 		choice, why = config.FirmwareUEFI, "arm64 machines have no other"
 	case cfg.Kernel != "":
 		choice, why = config.FirmwareBIOS, "a kernel is booted directly"
+	case p.cd() != nil && slices.Equal(p.cd().Firmwares, []string{"uefi"}):
+		choice, why = config.FirmwareUEFI, "the CD can be booted by nothing else"
 	case facts.Base != nil && facts.Base.Boot.Firmware() == "uefi":
 		choice, why = config.FirmwareUEFI, "the disk has an EFI system partition and nothing for a BIOS"
 	default:
@@ -104,7 +110,11 @@ func (p Plan) applyDisk(ctx context.Context, lock *disk.Lock, log *slog.Logger) 
 	if err == nil {
 		err = rememberIdentity(p.Config.DataDir, p.Identity)
 	}
-	return diskFailure(err)
+	if err != nil {
+		return diskFailure(err)
+	}
+	p.cleanImages(log)
+	return nil
 }
 
 // recordDigest remembers the base image's digest while the guest already boots, so that a new copy of the same image is

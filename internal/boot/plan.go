@@ -257,4 +257,9 @@ func (p *Plan) addDisks(m *qemu.Machine) {
 	if p.Provision.Seed != nil {
 		m.Disks = append(m.Disks, qemu.Disk{ID: "seed", Path: p.file(provision.SeedFile), Format: "raw", Bus: bus, ReadOnly: true, CDROM: true})
 	}
+	if p.cd() != nil && p.Disk.Base != nil {
+		cd := p.cdDrive()
+		p.bootOrder(&m.Disks[0], &cd)
+		m.Disks = append(m.Disks, cd)
+	}
 }

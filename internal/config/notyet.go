@@ -12,8 +12,6 @@ type later struct {
 // notYet is the table of what is missing. What comes to work loses its row here, and is done: the documents follow.
 func notYet(c Config) []later {
 	return []later{
-		{"VM_IMAGE", "a URL", "write a path", c.Image.Kind == ImageURL, c.Image.String()},
-		{"VM_IMAGE_SHA256", "", "leave it out", c.ImageSHA256 != "", string(c.ImageSHA256)},
 		{"VM_DISK_MODE", "{copy}, {direct}", "write overlay", c.DiskMode == DiskCopy || c.DiskMode == DiskDirect, string(c.DiskMode)},
 		{"VM_DISK_ON_NEW_IMAGE", "{recreate}", "write refuse", c.DiskOnNewImage == OnNewImageRecreate, string(c.DiskOnNewImage)},
 		{"VM_DISKS", "", "leave it out", len(c.Disks) > 0, ""},

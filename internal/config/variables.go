@@ -33,8 +33,8 @@ type raw struct {
 	Cmdline  string `envconfig:"VM_CMDLINE" meaning:"The command line that goes with {VM_KERNEL}, at most 2047 bytes"`
 	Args     string `envconfig:"VM_ARGS" meaning:"More QEMU arguments, quoted as for a shell. What follows {--} in the container's arguments is added too, unquoted"`
 
-	Image          string `envconfig:"VM_IMAGE" group:"Disk" secret:"url" unset:"the one file under {/image} or {/base_image}" meaning:"The base image: a path, a {http(s)://} URL, or {none}"`
-	ImageSHA256    string `envconfig:"VM_IMAGE_SHA256" meaning:"SHA-256 digest that the file at {VM_IMAGE} must have as it was fetched: 64 hexadecimal digits, or {auto}"`
+	Image          string `envconfig:"VM_IMAGE" group:"Disk" secret:"url" unset:"the one file under {/image} or {/base_image}" meaning:"The base image: a file, a block device, a directory with one image in it, a {http(s)://} URL, or {none}. A disk as qcow2, raw, vmdk, vdi, vhd or vhdx, or a CD as an ISO image; also packed with gzip, bzip2, xz or zstd"`
+	ImageSHA256    string `envconfig:"VM_IMAGE_SHA256" meaning:"SHA-256 digest that the file at {VM_IMAGE} must have, as it is there or as it was fetched: 64 hexadecimal digits; or {auto}, the one that is published beside it ({SHA256SUMS} and the like)"`
 	DiskSize       string `envconfig:"VM_DISK_SIZE" preset:"12G" meaning:"Size of the guest's disk, {1M} to {1P}, rounded up to whole sectors of 512 bytes. It only ever grows. Less than the image has: the image's size is used if this is the default, and it is a mistake if you set it"`
 	DiskBus        string `envconfig:"VM_DISK_BUS" preset:"virtio" meaning:"What the main disk is attached to: {virtio}, {scsi}, {sata}, {ide}, {nvme}; for old guests"`
 	DiskMode       string `envconfig:"VM_DISK_MODE" preset:"overlay" meaning:"{overlay}: what the guest writes is kept apart from the base image. {copy}: a full copy in the data directory, which no longer needs the base. {direct}: the image itself is written"`

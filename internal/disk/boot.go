@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"os"
 )
 
 // BootHints is what the start of a disk tells about how it wants to be booted.
@@ -94,4 +95,23 @@ func (b *BootHints) readMBR(sector []byte, size int64) (protective, others bool)
 // hasBootCode says that the code area of the MBR (440 bytes, before the disk signature) holds anything.
 func hasBootCode(sector []byte) bool {
 	return len(bytes.Trim(sector[:440], "\x00")) > 0
+}
+
+// GuestHints are the hints of the guest's disk in the qcow2 file at path, as far as they stand in that file itself: all of them where
+// its base is blank. What cannot be read is not known.
+func GuestHints(path string) BootHints {
+	f, err := os.Open(path)
+	if err != nil {
+		return BootHints{}
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return BootHints{}
+	}
+	header, err := parseQCOW2(f, info.Size())
+	if err != nil {
+		return BootHints{}
+	}
+	return readBootHints(&qcow2Reader{file: f, fileSize: info.Size(), header: header}, header.size)
 }

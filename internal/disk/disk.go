@@ -42,6 +42,8 @@ type Input struct {
 	Image string
 	// Format is how the image is to be read, whatever it looks like; a block device is one for raw alone. Empty: it is found in the content.
 	Format Format
+	// Blank says that the image is an empty disk: that nothing is on it is no oddity.
+	Blank bool
 	// ImageDirs are searched for the base image when Image is empty. Those that do not exist are skipped.
 	ImageDirs []string
 	// None is a VM without a main disk. Only the variable store is then prepared.

@@ -104,6 +104,12 @@ func candidates(dir string) ([]candidate, error) {
 	return found, nil
 }
 
+// CheckBase says why the file at path cannot be a base image of that format; nil if it can.
+func CheckBase(path string, format Format) error {
+	_, err := inspectImage(path, format)
+	return err
+}
+
 // inspectImage looks at the image at path and refuses what is unfit. An empty format is found in the content.
 func inspectImage(path string, format Format) (*Image, error) {
 	path, err := filepath.Abs(path)

@@ -86,7 +86,11 @@ func inspectBase(in Input) (*Image, error) {
 		}
 		path = found
 	}
-	return inspectImage(path, in.Format)
+	image, err := inspectImage(path, in.Format)
+	if err == nil && in.Blank {
+		image.Warnings = nil
+	}
+	return image, err
 }
 
 func findProgram(name string) string {

@@ -22,7 +22,11 @@ package image
 import (
 	"cmp"
 	"net/url"
+	"path/filepath"
 )
+
+// dirName is where images are kept in the data directory.
+const dirName = "images"
 
 // Input is what was asked for.
 type Input struct {
@@ -41,6 +45,9 @@ type Input struct {
 	// KnownRaw says that an earlier start has found the file at Path to be a raw disk. A guest may have written to it since:
 	// whatever it looks like now, it is one.
 	KnownRaw bool
+	// Check says why a qcow2, raw or ISO file that was made cannot be an image; nil where it can. It is asked before the file gets its
+	// name.
+	Check func(path string, format Format) error
 	// DataDir is the data directory. It need not exist.
 	DataDir string
 	// QEMUImg is the qemu-img program: a path, or a name that is looked up in PATH. Empty: "qemu-img".
@@ -66,3 +73,11 @@ type Local struct {
 	// Kept says that the file is one of the data directory's: it was made from what the user named, and is not to be written.
 	Kept bool `json:"kept,omitempty"`
 }
+
+// paths are the places in one data directory.
+type paths struct{ data string }
+
+func (p paths) dir() string              { return filepath.Join(p.data, dirName) }
+func (p paths) file(name string) string  { return filepath.Join(p.data, dirName, name) }
+func (p paths) blank() string            { return p.file("blank.raw") }
+func (p paths) record(key string) string { return p.file(key + ".json") }

@@ -39,6 +39,8 @@ type File struct {
 	Format Format
 	Stamp  Stamp
 	Device bool // a block device
+	// Firmwares are those that an ISO image can be booted with.
+	Firmwares []string
 }
 
 // Stamp is what a file is known by again without reading it.
@@ -68,7 +70,32 @@ func Inspect(in Input) (Facts, error) {
 }
 
 // lookUp finds what an earlier start has made.
-func (f *Facts) lookUp(in Input) error {
+func (f *Facts) lookUp(in Input) (err error) {
+	places, key := paths{f.DataDir}, sourceKey(in, f.File)
+	if isDigest(in.Digest) {
+		f.Want = in.Digest
+	}
+	if in.Digest == DigestAuto && f.File != nil {
+		if f.Want, err = sumBeside(f.File.Path); err != nil {
+			return err
+		}
+	}
+	if f.Leftovers, err = findLeftovers(places.dir(), key); err != nil {
+		return ioError("look at "+places.dir(), err)
+	}
+	_, err = os.Stat(places.blank())
+	f.Blank = err == nil
+	f.Record = readRecord(places.record(key))
+	if r := f.Record; r != nil && (f.Want == "" || r.SHA256 == f.Want) && (f.File == nil || r.Stamp == f.File.Stamp) {
+		f.Made, err = places.made(r)
+		if f.Made != nil || err != nil {
+			return err
+		}
+	}
+	if f.File == nil || !f.File.Format.usable() {
+		f.Made, err = places.kept(f.Want)
+		return err
+	}
 	return nil
 }
 
@@ -124,6 +151,11 @@ func inspectFile(path string, knownRaw bool) (*File, error) {
 	}
 	if file.Format, err = recogniseFile(f, size); err != nil {
 		return nil, ioError(op, err)
+	}
+	if file.Format == ISO {
+		if file.Firmwares, err = isoFirmwares(f); err != nil {
+			return nil, ioError(op, err)
+		}
 	}
 	return file, refuseFormat(op, file.Format)
 }

@@ -77,8 +77,65 @@ func MakePlan(in Input, f Facts) (Plan, error) {
 	if f.File != nil {
 		p.Source = f.File.Path
 	}
-	if f.File != nil && f.File.Format.usable() {
-		p.Local = &Local{Path: f.File.Path, Format: f.File.Format}
+	if len(f.Leftovers) > 0 {
+		p.add(ActionClean, "remove what a start that was cut off left: %s", strings.Join(f.Leftovers, ", "))
+	}
+	switch {
+	case f.Made != nil:
+		p.Local = f.Made
+	case f.File == nil:
+		p.add(ActionFetch, "fetch %s to %s%s", p.Source, paths{f.DataDir}.dir(), verified(in, f))
+	case f.File.Format.usable():
+		p.planInPlace()
+	case f.File.Format.foreign():
+		p.add(ActionUnpack, "convert %s from %s to qcow2, in %s%s", p.Source, f.File.Format, paths{f.DataDir}.dir(), verified(in, f))
+	default:
+		p.add(ActionUnpack, "unpack %s (%s) to %s%s", p.Source, f.File.Format, paths{f.DataDir}.dir(), verified(in, f))
+	}
+	if p.Local != nil && p.Local.Format == ISO {
+		p.planCD()
 	}
 	return p, nil
+}
+
+func (p *Plan) add(action Action, format string, args ...any) {
+	p.Steps = append(p.Steps, Step{action, fmt.Sprintf(format, args...)})
+}
+
+// verified says by which digest the image will be verified.
+func verified(in Input, f Facts) string {
+	switch {
+	case f.Want != "":
+		return ", and verify that its SHA-256 is " + f.Want
+	case in.Digest == DigestAuto:
+		return ", and verify it by the digest that is published beside it"
+	}
+	return ""
+}
+
+// inPlace is the image as the file that was named.
+func (p Plan) inPlace() *Local {
+	return &Local{Path: p.facts.File.Path, Format: p.facts.File.Format, Firmwares: p.facts.File.Firmwares}
+}
+
+// planInPlace uses a file where it is. One that was verified once, and was not touched since, is not read again.
+func (p *Plan) planInPlace() {
+	p.Local = p.inPlace()
+	r := p.facts.Record
+	if want := p.facts.Want; want != "" && (r == nil || r.SHA256 != want || r.Stamp != p.facts.File.Stamp || p.facts.File.Device) {
+		p.add(ActionVerify, "read %s and verify that its SHA-256 is %s", p.Source, want)
+	}
+}
+
+// planCD plans the empty disk beside a CD. It is planned as any other once its base is there.
+func (p *Plan) planCD() {
+	if len(p.Local.Firmwares) == 0 {
+		p.Warnings = append(p.Warnings, p.Source+": it is a CD that nothing can be booted from (it has no El Torito catalogue)")
+	}
+	if p.facts.Blank {
+		p.Local.Blank = paths{p.facts.DataDir}.blank()
+		return
+	}
+	p.add(ActionBlank, "make %s, which an empty disk is based on: the image is a CD", paths{p.facts.DataDir}.blank())
+	p.Local = nil
 }

@@ -17,12 +17,15 @@ type Disk struct {
 	CDROM    bool // a CD where the bus has such a thing
 	Direct   bool // bypass the host's page cache, with native asynchronous I/O
 	Device   bool // Path is a block device
+	// BootIndex is the place in the order in which the firmware tries the disks, from 1 on; 0: only the first disk is booted from.
+	BootIndex int
 }
 
 // Backing is the read-only image below an overlay.
 type Backing struct {
 	Path   string
 	Format string
+	Device bool // Path is a block device
 }
 
 // Most disks of a kind of place. SCSI: the targets of QEMU's virtio controller, less one.
@@ -71,12 +74,15 @@ func (m Machine) TooManyDisks() []string {
 func (m Machine) disks(a *args) {
 	var used places
 	for i, d := range m.Disks {
+		if i == 0 && d.BootIndex == 0 {
+			d.BootIndex = 1
+		}
 		place := m.place(a, &used, m.attachment(d), i == 0)
 		d.blockdev(a)
 		device := []kv{
 			{"id", d.ID + "-dev"}, {"drive", d.ID},
 			when(d.Serial != "", "serial", d.Serial),
-			when(i == 0 && m.Kernel == nil, "bootindex", "1"),
+			when(d.BootIndex != 0 && m.Kernel == nil, "bootindex", strconv.Itoa(d.BootIndex)),
 		}
 		if !d.ReadOnly && d.Bus != NVMe { // which tells the guest of every error
 			device = append(device, onError...)
@@ -155,14 +161,10 @@ func (m Machine) placeSATA(a *args, n int) []kv {
 func (d Disk) blockdev(a *args) {
 	if b := d.Backing; b != nil {
 		// the host's page cache is shared by all guests that lie on the same base image
-		a.opt("-blockdev", kv{"driver", "file"}, kv{"node-name", d.ID + "-base-file"}, kv{"filename", b.Path}, kv{"read-only", "on"})
+		a.opt("-blockdev", kv{"driver", fileDriver(b.Device)}, kv{"node-name", d.ID + "-base-file"}, kv{"filename", b.Path}, kv{"read-only", "on"})
 		a.opt("-blockdev", kv{"driver", b.Format}, kv{"node-name", d.ID + "-base"}, kv{"file", d.ID + "-base-file"}, kv{"read-only", "on"})
 	}
-	driver := "file"
-	if d.Device {
-		driver = "host_device"
-	}
-	a.opt("-blockdev", kv{"driver", driver}, kv{"node-name", d.ID + "-file"}, kv{"filename", d.Path},
+	a.opt("-blockdev", kv{"driver", fileDriver(d.Device)}, kv{"node-name", d.ID + "-file"}, kv{"filename", d.Path},
 		when(d.ReadOnly, "read-only", "on"),
 		when(!d.ReadOnly, "discard", "unmap"),
 		when(d.Direct, "cache.direct", "on"),
@@ -172,4 +174,12 @@ func (d Disk) blockdev(a *args) {
 		when(!d.ReadOnly, "discard", "unmap"),
 		when(d.Direct, "cache.direct", "on"),
 		when(d.Backing != nil, "backing", d.ID+"-base"))
+}
+
+// fileDriver is QEMU's name for what is below a format.
+func fileDriver(device bool) string {
+	if device {
+		return "host_device"
+	}
+	return "file"
 }

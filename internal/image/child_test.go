@@ -1,0 +1,5 @@
+package image
+
+func childApply() {}
+func childFull()  {}
+func childFetch() {}
