@@ -56,7 +56,7 @@ func syncPath(path string) error {
 }
 
 // findLeftovers lists what starts that were cut off have left, but for the part of the image with that key, which can be gone on
-// with.
+// with; an empty key is none.
 func findLeftovers(dir, key string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -69,7 +69,7 @@ func findLeftovers(dir, key string) ([]string, error) {
 	for _, e := range entries {
 		name := e.Name()
 		part := strings.HasSuffix(name, partSuffix) || strings.HasSuffix(name, partSuffix+".json")
-		mine := strings.HasPrefix(name, "."+key+partSuffix)
+		mine := key != "" && strings.HasPrefix(name, "."+key+partSuffix)
 		if strings.HasPrefix(name, ".") && (strings.Contains(name, temporaryMark) || part && !mine) {
 			found = append(found, filepath.Join(dir, name))
 		}

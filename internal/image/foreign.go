@@ -6,12 +6,12 @@ import (
 	"io"
 )
 
-// errForeign is wrapped by every error about the content of a disk in a foreign format, as opposed to one of reading it.
-var errForeign = errors.New("bad disk image")
+// damage is an error about the content of a disk in a foreign format, as opposed to one of reading it.
+type damage string
 
-func malformed(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{errForeign}, args...)...)
-}
+func (d damage) Error() string { return string(d) }
+
+func malformed(format string, args ...any) error { return damage(fmt.Sprintf(format, args...)) }
 
 // errRefers says that a disk image is not all there is to the disk. What it names would be opened with vmentry's rights, so the author
 // of an image could have any file of the container read into the guest's disk.

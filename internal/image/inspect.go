@@ -80,23 +80,33 @@ func (f *Facts) lookUp(in Input) (err error) {
 			return err
 		}
 	}
-	if f.Leftovers, err = findLeftovers(places.dir(), key); err != nil {
-		return ioError("look at "+places.dir(), err)
-	}
 	_, err = os.Stat(places.blank())
 	f.Blank = err == nil
 	f.Record = readRecord(places.record(key))
-	if r := f.Record; r != nil && (f.Want == "" || r.SHA256 == f.Want) && (f.File == nil || r.Stamp == f.File.Stamp) {
-		f.Made, err = places.made(r)
-		if f.Made != nil || err != nil {
-			return err
-		}
-	}
-	if f.File == nil || !f.File.Format.usable() {
-		f.Made, err = places.kept(f.Want)
+	if f.Made, err = f.findMade(places); err != nil {
 		return err
 	}
+	if f.Made != nil {
+		key = "" // there is nothing to go on with
+	}
+	if f.Leftovers, err = findLeftovers(places.dir(), key); err != nil {
+		return ioError("look at "+places.dir(), err)
+	}
 	return nil
+}
+
+// findMade finds the image that was made of the URL or path as it is now: by what is remembered of it, or by the digest that it must
+// have. A file that is used where it is needs none.
+func (f *Facts) findMade(places paths) (*Local, error) {
+	if f.File != nil && f.File.Format.usable() {
+		return nil, nil
+	}
+	if r := f.Record; r != nil && (f.Want == "" || r.SHA256 == f.Want) && (f.File == nil || r.Stamp == f.File.Stamp) {
+		if made, err := places.made(r); made != nil || err != nil {
+			return made, err
+		}
+	}
+	return places.kept(f.Want)
 }
 
 // inspectPath looks at the file that was named, or at the one image in the directory.

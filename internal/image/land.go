@@ -41,7 +41,7 @@ func (a *applier) land(ctx context.Context, op string, got received, r Record) (
 	}
 	if a.plan.input.Check != nil {
 		if err := a.plan.input.Check(path, format); err != nil {
-			return nil, refusal(op, standAloneOr(err), "%w", err)
+			return nil, refusal(op, "copy the image again, or "+standAlone, "%w", err)
 		}
 	}
 	final := r.SHA256 + "." + string(format)
@@ -61,9 +61,6 @@ func (a *applier) land(ctx context.Context, op string, got received, r Record) (
 	a.step("image landed")
 	return a.places().local(final, format)
 }
-
-// standAloneOr is the advice for an image that the check has refused.
-func standAloneOr(error) string { return "copy the image again, or " + standAlone }
 
 // formatOf looks at the end of what looks raw.
 func (a *applier) formatOf(op, path string, format Format) (Format, error) {
@@ -94,7 +91,7 @@ func (a *applier) standardise(ctx context.Context, op string, got received, form
 	switch {
 	case errors.Is(err, errRefers):
 		return got.path, "", refusal(op, standAlone, "%w", err)
-	case errors.Is(err, errForeign):
+	case errors.As(err, new(damage)):
 		return got.path, "", refusal(op, "take another copy of it", "it is a damaged %s: %w", format, err)
 	case err != nil:
 		return got.path, "", ioError(op, err)

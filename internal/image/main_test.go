@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
@@ -44,8 +43,8 @@ func childCommand(name string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// run runs a program.
-func run1(t testing.TB, name string, args ...string) []byte {
+// command runs a program and gives its output.
+func command(t testing.TB, name string, args ...string) []byte {
 	t.Helper()
 	var stderr bytes.Buffer
 	cmd := exec.Command(name, args...)
@@ -129,8 +128,8 @@ func quick(p Plan, lock *os.File, out Output) *applier {
 	return a
 }
 
-// make plans and applies; change may change the applier before.
-func make1(ctx context.Context, in Input, log *logged, change ...func(*applier)) (*Local, error) {
+// makeImage plans and applies; change may change the applier before.
+func makeImage(ctx context.Context, in Input, log *logged, change ...func(*applier)) (*Local, error) {
 	p, err := plan(in)
 	if err != nil {
 		return nil, err
@@ -150,11 +149,11 @@ func make1(ctx context.Context, in Input, log *logged, change ...func(*applier))
 	return a.apply(ctx)
 }
 
-// mustMake is make1 that has to come off.
+// mustMake is makeImage that has to come off.
 func mustMake(t testing.TB, in Input, change ...func(*applier)) *Local {
 	t.Helper()
 	var log logged
-	local, err := make1(t.Context(), in, &log, change...)
+	local, err := makeImage(t.Context(), in, &log, change...)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log.String())
 	}
@@ -170,7 +169,7 @@ func wantContent(t testing.TB, local *Local, want []byte) {
 	}
 	if local.Format == QCOW2 {
 		raw := filepath.Join(t.TempDir(), "raw")
-		run1(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", local.Path, raw)
+		command(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", local.Path, raw)
 		if got, err = os.ReadFile(raw); err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +234,7 @@ func convertTo(t testing.TB, content []byte, format string, options ...string) [
 	t.Helper()
 	dir := t.TempDir()
 	in, out := write(t, filepath.Join(dir, "in"), content), filepath.Join(dir, "out")
-	run1(t, "qemu-img", append(append([]string{"convert", "-f", "raw", "-O", format}, options...), in, out)...)
+	command(t, "qemu-img", append(append([]string{"convert", "-f", "raw", "-O", format}, options...), in, out)...)
 	b, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
@@ -243,4 +242,11 @@ func convertTo(t testing.TB, content []byte, format string, options ...string) [
 	return b
 }
 
-var _ = io.EOF
+func mustURL(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}

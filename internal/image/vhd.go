@@ -47,6 +47,8 @@ func inspectDynamicVHD(r io.ReaderAt, head []byte, fileSize int64) (foreignDisk,
 		return foreignDisk{}, err
 	case kind == vhdDiffers:
 		return foreignDisk{}, refers("it has a parent disk")
+	case kind == vhdFixed:
+		return foreignDisk{}, malformed("the footer of a disk, and no disk: its beginning is missing")
 	case kind != vhdDynamic:
 		return foreignDisk{}, malformed("a header of kind %d", kind)
 	case size > maxVirtualSize:
