@@ -134,6 +134,9 @@ func (p Plan) mainDisk(bus qemu.Bus) qemu.Disk {
 		ID: "disk", Path: p.Disk.Overlay, Format: "qcow2", Bus: bus, Direct: p.Disk.Cache == "none",
 		Backing: &qemu.Backing{Path: p.Disk.Base.Path, Format: string(p.Disk.Base.Identity.Format)},
 	}
+	if l := p.Image.Local; l != nil {
+		d.Backing.Device = l.Device
+	}
 	if bus == qemu.NVMe {
 		d.Serial = "disk" // the device insists on one
 	}

@@ -66,6 +66,8 @@ type Local struct {
 	Path string `json:"path"`
 	// Format is [Raw], [QCOW2] or [ISO].
 	Format Format `json:"format"`
+	// Device says that it is a block device.
+	Device bool `json:"device,omitempty"`
 	// Firmwares are those that an ISO image can be booted with: "bios", "uefi".
 	Firmwares []string `json:"firmwares,omitempty"`
 	// Blank is what an empty disk can be based on, for an ISO image.

@@ -115,7 +115,7 @@ func verified(in Input, f Facts) string {
 
 // inPlace is the image as the file that was named.
 func (p Plan) inPlace() *Local {
-	return &Local{Path: p.facts.File.Path, Format: p.facts.File.Format, Firmwares: p.facts.File.Firmwares}
+	return &Local{Path: p.facts.File.Path, Format: p.facts.File.Format, Device: p.facts.File.Device, Firmwares: p.facts.File.Firmwares}
 }
 
 // planInPlace uses a file where it is. One that was verified once, and was not touched since, is not read again.

@@ -33,7 +33,7 @@ func demo() Machine {
 		FWCfg: []FWCfg{{"opt/com.coreos/config", "/run/vmentry/ignition.json"}},
 		Disks: []Disk{
 			{ID: "disk", Path: "/var/lib/vmentry/disk/overlay.qcow2", Format: "qcow2", Bus: VirtIO, Direct: true,
-				Backing: &Backing{"/image/disk.qcow2", "qcow2"}},
+				Backing: &Backing{Path: "/image/disk.qcow2", Format: "qcow2"}},
 			{ID: "seed", Path: "/run/vmentry/seed.iso", Format: "raw", Bus: VirtIO, ReadOnly: true, CDROM: true},
 		},
 		NICs: []NIC{{Model: "virtio", MAC: mac("52:00:00:00:00:01"), User: &UserNet{HostName: "demo", Forwards: []Forward{
