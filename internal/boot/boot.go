@@ -66,6 +66,12 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs 
 			defer lock.Close()
 			keep = append(keep, lock.File())
 		}
+		locked, unlock, err := plan.lockMore(ctx)
+		if err != nil {
+			return supervise.End{}, err
+		}
+		defer unlock()
+		keep = append(keep, locked...)
 		if err := plan.makeImage(ctx, lock, streams, log); err != nil {
 			return supervise.End{}, err
 		}
@@ -134,7 +140,7 @@ func (p Plan) announce(log *slog.Logger) {
 
 // announceMachine logs what was chosen for the machine and its disk. All of that is known once the image is there.
 func (p Plan) announceMachine(log *slog.Logger) {
-	for _, w := range p.Disk.Warnings {
+	for _, w := range slices.Concat(p.Disk.Warnings, p.More.Warnings) {
 		log.Warn(w)
 	}
 	for _, c := range p.Chosen {

@@ -84,7 +84,9 @@ func diskFailure(err error) error {
 func isMistake(err error) bool { return err != nil && ExitCode(err) == supervise.Misconfigured }
 
 // needsData says whether anything of this VM outlives a restart.
-func (p Plan) needsData() bool { return p.Pending() || p.Disk.Base != nil || p.Disk.NVRAM != "" }
+func (p Plan) needsData() bool {
+	return p.Pending() || p.Disk.Base != nil || p.Disk.NVRAM != "" || len(p.More.Disks) > 0
+}
 
 // lockData locks the data directory. The lock is nil where nothing of the VM outlives a restart.
 func (p Plan) lockData(ctx context.Context) (*disk.Lock, error) {
@@ -108,6 +110,9 @@ func (p Plan) applyDisk(ctx context.Context, lock *disk.Lock, log *slog.Logger) 
 	}
 	err := p.Disk.Apply(ctx, lock)
 	if err == nil {
+		err = p.applyMore(ctx, lock, log)
+	}
+	if err == nil {
 		err = rememberIdentity(p.Config.DataDir, p.Identity)
 	}
 	if err != nil {
@@ -128,6 +133,9 @@ func (p Plan) recordDigest(ctx context.Context, log *slog.Logger) {
 	}
 }
 
+// mainSerial is the main disk's serial where it must have one.
+const mainSerial = "disk"
+
 // mainDisk is the guest's disk as QEMU takes it.
 func (p Plan) mainDisk(bus qemu.Bus) qemu.Disk {
 	d := qemu.Disk{
@@ -138,7 +146,7 @@ func (p Plan) mainDisk(bus qemu.Bus) qemu.Disk {
 		d.Backing.Device = l.Device
 	}
 	if bus == qemu.NVMe {
-		d.Serial = "disk" // the device insists on one
+		d.Serial = mainSerial // the device insists on one
 	}
 	return d
 }

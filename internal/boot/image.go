@@ -118,6 +118,9 @@ func (p *Plan) makeImage(ctx context.Context, lock *disk.Lock, streams Streams, 
 	if err := p.planDisk(p.Config, p.parts.settings.arch); err != nil {
 		return stopped(ctx, err)
 	}
+	if err := p.planMore(p.Config); err != nil { // again, because none may be the main disk's
+		return stopped(ctx, err)
+	}
 	if err := p.planMachine(); err != nil {
 		return err
 	}

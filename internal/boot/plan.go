@@ -31,6 +31,7 @@ type Plan struct {
 	Provision provision.Result
 	Image     image.Plan
 	Disk      disk.Plan // planned when the image is there, see Pending
+	More      disk.MorePlan
 	Network   network.Plan
 	Machine   qemu.Machine
 	QEMU      Program
@@ -105,14 +106,17 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 	if diskErr == nil && !plan.Pending() {
 		diskErr = plan.planDisk(cfg, chosen.arch)
 	}
-	if isMistake(diskErr) {
-		provisionErr, diskErr = errors.Join(provisionErr, diskErr), nil
+	moreErr := plan.planMore(cfg)
+	for _, err := range []*error{&diskErr, &moreErr} {
+		if isMistake(*err) {
+			provisionErr, *err = errors.Join(provisionErr, *err), nil
+		}
 	}
 	if err := wrong(mistakes, provisionErr); err != nil {
 		return Plan{}, stopped(ctx, err)
 	}
 	answer := <-asked
-	if err := errors.Join(diskErr, accelErr, networkErr, answer.err); err != nil {
+	if err := errors.Join(diskErr, moreErr, accelErr, networkErr, answer.err); err != nil {
 		return Plan{}, stopped(ctx, err)
 	}
 
@@ -131,6 +135,9 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 // planMachine describes the VM, as far as its disk is known, and checks that this QEMU can run it.
 func (p *Plan) planMachine() error {
 	p.makeMachine(p.parts.name, p.parts.settings, p.parts.host, p.parts.extra)
+	if err := tooManyDisks(p.Machine); err != nil {
+		return err
+	}
 	if missing := p.parts.can.Check(p.Machine); len(missing) > 0 {
 		return fail(supervise.Unavailable, "%s", strings.Join(missing, "\n"))
 	}
@@ -242,12 +249,13 @@ func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 	p.Machine = m
 }
 
-// addDisks adds the guest's disk and what brings its configuration.
+// addDisks adds the guest's disks and what brings its configuration. The seed is found by its label, so it is the one that more disks may move.
 func (p *Plan) addDisks(m *qemu.Machine) {
 	bus := qemu.Bus(p.Config.DiskBus)
 	if p.Disk.Base != nil {
 		m.Disks = append(m.Disks, p.mainDisk(bus))
 	}
+	m.Disks = append(m.Disks, p.moreDisks()...)
 	if p.Disk.NVRAM != "" {
 		m.Firmware = &qemu.Firmware{Code: p.flash.code, Vars: p.Disk.NVRAM}
 	}

@@ -3,6 +3,7 @@ package boot
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/kballard/go-shellquote"
@@ -34,6 +35,9 @@ func (p Plan) Text() (string, error) {
 		section("Image", lines...)
 	}
 	section("Disk", p.diskLines()...)
+	if lines := p.More.Lines(); len(lines) > 0 {
+		section("More disks", lines...)
+	}
 	section("Network", p.Network.Lines()...)
 	if h := p.Network.Helper; h != nil {
 		section(h.Name, commandLines(append([]string{h.Path}, h.Args...))...)
@@ -115,6 +119,7 @@ func (p Plan) JSON() (string, error) {
 		"image":     p.Image,
 		"pending":   p.Pending(),
 		"disk":      p.Disk,
+		"moreDisks": p.More,
 		"network":   p.Network,
 		"qemu": map[string]any{
 			"path": p.QEMU.Path, "version": p.QEMU.Version.String(), "arguments": p.Machine.Args(),
@@ -136,7 +141,11 @@ func (p Plan) Shell() (string, error) {
 	b.WriteString("# To be pasted into a shell, in the same environment.\n(\nset -e\n")
 	fmt.Fprintf(&b, "mkdir -p %s\n", shellquote.Join(p.Config.RunDir))
 	fmt.Fprintf(&b, "VM_NAME=%s vmentry provision -o %s\n", shellquote.Join(p.Machine.Name), shellquote.Join(p.Config.RunDir))
-	for _, step := range p.Disk.Steps {
+	steps := slices.Clone(p.Disk.Steps)
+	for _, s := range p.More.Steps {
+		steps = append(steps, s.Step)
+	}
+	for _, step := range steps {
 		for _, command := range step.Commands {
 			fmt.Fprintln(&b, shellquote.Join(command...))
 		}

@@ -41,9 +41,7 @@ func resolve(cfg config.Config, host Host, mistakes *config.Mistakes) (settings,
 		s.arch = string(cfg.Arch)
 	}
 	s.note("architecture", s.arch, map[bool]string{true: "VM_ARCH", false: "the container's"}[cfg.Arch != ""])
-	if s.arch == "arm64" && cfg.DiskBus == config.BusIDE {
-		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_DISK_BUS", Value: "ide", Problem: "arm64 machines have no IDE; write virtio, scsi, sata or nvme"})
-	}
+	checkBuses(cfg, s.arch, mistakes)
 	if s.arch == "arm64" && cfg.Firmware == config.FirmwareBIOS {
 		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_FIRMWARE", Value: "bios", Problem: "arm64 machines have no BIOS; write uefi or auto"})
 	}
@@ -62,9 +60,9 @@ func (s *settings) chooseMachine(cfg config.Config) {
 	case s.arch == "arm64":
 		s.machine = "virt"
 		s.note("machine", s.machine, "the default for arm64")
-	case cfg.DiskBus == config.BusIDE:
+	case wantsIDE(cfg):
 		s.machine = "pc"
-		s.note("machine", s.machine, "VM_DISK_BUS is ide, and q35 has no IDE controller")
+		s.note("machine", s.machine, "a disk is on ide, and q35 has no IDE controller")
 	default:
 		s.machine = "q35"
 		s.note("machine", s.machine, "the default for amd64")

@@ -17,11 +17,12 @@ const childEnv = "VMENTRY_DISK_TEST_CHILD"
 
 // children are run in processes of their own: to be killed, or in a mount namespace or under a filter of system calls.
 var children = map[string]func(){
-	"apply":   childApply,
-	"no-lock": childNoLock,
-	"small":   childSmallTmpfs,
-	"hold":    childHold,
-	"nobody":  childNobody,
+	"apply":      childApply,
+	"apply-more": childApplyMore,
+	"no-lock":    childNoLock,
+	"small":      childSmallTmpfs,
+	"hold":       childHold,
+	"nobody":     childNobody,
 }
 
 func TestMain(m *testing.M) {

@@ -13,7 +13,11 @@ const flatten = "make an image that stands alone, where all its parts are: qemu-
 // refuseBase says why a qcow2 image must not be a base image, or nil. Every reference to another file is refused: QEMU would
 // open it with vmentry's rights, and the author of an image could so read any file of the container.
 func (h *qcow2Header) refuseBase(path string) *Error {
-	op := "use " + path + " as base image"
+	return h.refuse("use " + path + " as base image")
+}
+
+// refuse says why a qcow2 image must not be used, for what op says, or nil.
+func (h *qcow2Header) refuse(op string) *Error {
 	switch {
 	case h.hasBacking:
 		return refusal(op, flatten, "it has a backing file, %q", h.backing)

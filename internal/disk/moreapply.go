@@ -1,0 +1,181 @@
+package disk
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Apply brings about what the plan says. It needs the lock of the data directory, looks again under it, and may be repeated, as
+// [Plan.Apply].
+func (p MorePlan) Apply(ctx context.Context, lock *Lock) error {
+	return moreApplier{step: func(string) {}}.apply(ctx, p, lock)
+}
+
+// moreApplier does the steps of a plan.
+type moreApplier struct {
+	step func(done string) // called after every change to the disk, by name; tests end the process in it
+}
+
+func (a moreApplier) apply(ctx context.Context, p MorePlan, lock *Lock) error {
+	if len(p.Input.Disks) == 0 && len(p.Steps) == 0 {
+		return nil
+	}
+	if lock == nil || lock.dir != p.Input.DataDir {
+		return ioError("prepare the disks in "+p.Input.DataDir, errors.New("the data directory is not locked"))
+	}
+	facts, err := InspectMore(p.Input)
+	if err != nil {
+		return err
+	}
+	fresh, err := MakeMorePlan(p.Input, facts)
+	if err != nil {
+		return err
+	}
+	for i, d := range p.Disks {
+		if now := fresh.Disks[i]; d.Format != now.Format || d.Device != now.Device || d.Path != now.Path {
+			return refusal("use "+d.Path, "start again", "it was changed during this start")
+		}
+	}
+	for _, s := range fresh.Steps {
+		if ctx.Err() != nil {
+			return fmt.Errorf("cannot prepare the disks: %w", context.Cause(ctx))
+		}
+		if err := a.do(ctx, fresh, s, lock); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a moreApplier) do(ctx context.Context, p MorePlan, s MoreStep, lock *Lock) error {
+	switch s.Action {
+	case ActionClean:
+		return applier{step: a.step}.clean(s.Paths)
+	case ActionCreate:
+		return a.create(ctx, p, p.Disks[s.Disk], lock)
+	case ActionGrow:
+		return a.grow(ctx, p, p.Disks[s.Disk], lock)
+	case ActionRecord:
+		return a.record(p, p.Disks[s.Disk])
+	}
+	return ioError("prepare the disks", fmt.Errorf("step %q is not known", s.Action))
+}
+
+// directory makes the directory of the disks. What is in it comes by renaming alone.
+func (p MorePlan) directory() (string, error) {
+	dir := paths{p.Input.DataDir}.more()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return dir, nil
+		}
+		return "", err
+	}
+	return dir, syncPath(p.Input.DataDir)
+}
+
+// create makes the disk under another name, and gives it its own when it is on disk.
+func (a moreApplier) create(ctx context.Context, p MorePlan, d MoreDisk, lock *Lock) (err error) {
+	op := "make the disk " + d.Path
+	dir, err := p.directory()
+	if err != nil {
+		return ioError(op, err)
+	}
+	a.step("directory made")
+	f, err := os.CreateTemp(dir, temporaryPattern(filepath.Base(d.Path)))
+	if err != nil {
+		return ioError(op, err)
+	}
+	f.Close()
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	a.step("temporary made")
+	if err := runQEMUImg(ctx, Plan{Input: Input{QEMUImg: p.Input.QEMUImg}}, lock, d.createArgs(f.Name())); err != nil {
+		return stoppedOr(ctx, op, err)
+	}
+	a.step("disk created")
+	if err := errors.Join(os.Chmod(f.Name(), 0o600), syncPath(f.Name())); err != nil {
+		return ioError(op, err)
+	}
+	a.step("disk synced")
+	if err := os.Rename(f.Name(), d.Path); err != nil {
+		return ioError(op, err)
+	}
+	a.step("disk renamed")
+	if err := syncPath(dir); err != nil {
+		return ioError(op, err)
+	}
+	a.step("directory synced")
+	return nil
+}
+
+// grow is safe to be killed in, as that of the main disk is.
+func (a moreApplier) grow(ctx context.Context, p MorePlan, d MoreDisk, lock *Lock) error {
+	op := "grow " + d.Path
+	if err := runQEMUImg(ctx, Plan{Input: Input{QEMUImg: p.Input.QEMUImg}}, lock, d.growArgs()); err != nil {
+		return stoppedOr(ctx, op, err)
+	}
+	a.step("disk grown")
+	if err := syncPath(d.Path); err != nil {
+		return ioError(op, err)
+	}
+	return nil
+}
+
+// record remembers that a file is raw, before a guest has written to it.
+func (a moreApplier) record(p MorePlan, d MoreDisk) error {
+	op := "remember that " + d.Path + " is raw"
+	if _, err := p.directory(); err != nil {
+		return ioError(op, err)
+	}
+	info, err := os.Stat(d.Path)
+	if err != nil {
+		return ioError(op, err)
+	}
+	b, err := json.MarshalIndent(moreRecord{Version: moreRecordVersion, Path: d.Path, Inode: identify(info).inode, Format: FormatRaw}, "", "  ")
+	if err != nil {
+		return ioError(op, err)
+	}
+	a.step("directory made")
+	path := paths{p.Input.DataDir}.moreRecord(d.Name)
+	if err := WriteFile(path, append(b, '\n')); err != nil {
+		return err
+	}
+	a.step("record written")
+	return nil
+}
+
+// Lock locks the files and devices that the plan names, against every other VM: one that is written for itself, one that is read
+// against writers. What is in the data directory is locked with that. When it fails nothing stays locked.
+func (p MorePlan) Lock(ctx context.Context, holder Holder, wait time.Duration) (locks []*ImageLock, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range locks {
+				l.Close()
+			}
+			locks = nil
+		}
+	}()
+	for i, d := range p.Disks {
+		if !d.lockable() {
+			continue
+		}
+		sharing := Exclusive
+		if d.ReadOnly {
+			sharing = Shared
+		}
+		lock, err := LockImage(ctx, d.Path, sharing, holder, wait)
+		if err != nil {
+			return locks, fmt.Errorf("VM_DISKS=%q: %w", p.Input.Disks[i].Entry, err)
+		}
+		locks = append(locks, lock)
+	}
+	return locks, nil
+}
