@@ -124,7 +124,9 @@ func TestMoreDisks(t *testing.T) {
 		if after[name] != want && !strings.HasPrefix(d.device, "nvme") { // two NVMe controllers answer in any order
 			t.Errorf("the disk %q was %+v and is %+v", name, d, after[name])
 		}
-		read = slices.DeleteFunc(read, func(s string) bool { return after[name].device != d.device && strings.Contains(s, "/dev/"+d.device+" ") })
+		read = slices.DeleteFunc(read, func(s string) bool {
+			return after[name].device != d.device && strings.Contains(s, "/dev/"+d.device+" ")
+		})
 	}
 	if len(after) != len(before)+4 {
 		t.Errorf("%d disks, want four more than %d", len(after), len(before))
