@@ -12,7 +12,7 @@ SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh $(wil
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest tinyguest passt image run stop test test-container e2e-k8s bench bench-network fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build guest tinyguest passt image run stop test test-container e2e-k8s bench bench-network bench-disk fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -56,6 +56,12 @@ ROUNDS := 5
 bench-network: tinyguest ## throughput and request time of every network mode, as a ratio to a guest on a tap without vmentry; ROUNDS=5 (root)
 	bash -c '. images/lib.sh; need_packages qemu-system-x86 iproute2 nftables containernetworking-plugins iperf3 passt'
 	go test -run '^$$' -bench Modes -benchtime $(ROUNDS)x -timeout 60m ./test/network
+
+bench-disk: tinyguest ## what each kind of disk costs, as a ratio to a raw file in a bare QEMU, and the time until QEMU runs; ROUNDS=5 (root)
+	bash -c '. images/lib.sh; need_packages qemu-system-x86 qemu-utils'
+	test/fio/cached.sh >/dev/null
+	go test -run '^$$' -bench Disk -benchtime $(ROUNDS)x -timeout 90m ./test
+	go test -run '^$$' -bench Start -benchtime 20x ./test
 
 FUZZTIME := 20s
 fuzz: ## every fuzz target for FUZZTIME

@@ -15,13 +15,13 @@ import (
 
 // tiny are the settings for the guest that boots in seconds, told by words what to do (see tinyguest/init). There is no
 // fake in these tests: QEMU is the one that is installed.
-func tiny(t *testing.T, words string, settings ...string) []string {
+func tiny(t testing.TB, words string, settings ...string) []string {
 	t.Helper()
 	return guestOf(t, "tinyguest", words, settings...)
 }
 
 // guestOf is [tiny] with the guest in a directory of the cache.
-func guestOf(t *testing.T, name, words string, settings ...string) []string {
+func guestOf(t testing.TB, name, words string, settings ...string) []string {
 	t.Helper()
 	cache := os.Getenv("VMENTRY_CACHE")
 	if cache == "" {
@@ -115,7 +115,7 @@ func TestKilledQEMU(t *testing.T) {
 }
 
 // qemuOf is the process of m's QEMU.
-func qemuOf(t *testing.T, m *machine) int {
+func qemuOf(t testing.TB, m *machine) int {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", m.cmd.Process.Pid, m.cmd.Process.Pid))
 	if err == nil {

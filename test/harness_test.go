@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { os.Exit(process.Main(m, &binaries)) }
 
 // machine is one start of vmentry.
 type machine struct {
-	t       *testing.T
+	t       testing.TB
 	cmd     *exec.Cmd
 	process *process.Process
 	data    string // its data directory
@@ -33,7 +33,7 @@ type machine struct {
 }
 
 // dirs are directories for one VM. They are short, because the path of a Unix socket must be.
-func dirs(t *testing.T) (data, run string) {
+func dirs(t testing.TB) (data, run string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vm-")
 	if err != nil {
@@ -66,14 +66,14 @@ func pretend(script string) []string {
 }
 
 // start starts vmentry in directories of its own.
-func start(t *testing.T, settings []string, args ...string) *machine {
+func start(t testing.TB, settings []string, args ...string) *machine {
 	t.Helper()
 	data, run := dirs(t)
 	return startIn(t, data, run, settings, args...)
 }
 
 // startIn starts vmentry in the given directories.
-func startIn(t *testing.T, data, run string, settings []string, args ...string) *machine {
+func startIn(t testing.TB, data, run string, settings []string, args ...string) *machine {
 	t.Helper()
 	cmd := exec.Command(binaries.VMEntry, args...)
 	cmd.Env = environment(data, run, settings...)
@@ -106,7 +106,7 @@ func (m *machine) call(args ...string) (output string, code int) {
 }
 
 // command runs a vmentry command to its end and returns what it printed, on either stream.
-func command(t *testing.T, env []string, args ...string) (output string, code int) {
+func command(t testing.TB, env []string, args ...string) (output string, code int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), transcript.Patience)
 	defer cancel()
@@ -120,7 +120,7 @@ func command(t *testing.T, env []string, args ...string) (output string, code in
 }
 
 // lines are the lines of a file, none if it is not there.
-func lines(t *testing.T, file string) []string {
+func lines(t testing.TB, file string) []string {
 	t.Helper()
 	data, err := os.ReadFile(file)
 	if os.IsNotExist(err) {
@@ -133,7 +133,7 @@ func lines(t *testing.T, file string) []string {
 }
 
 // image makes a small disk image with a partition table's signature and returns its path.
-func image(t *testing.T, format string) string {
+func image(t testing.TB, format string) string {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "disk")
 	f, err := os.Create(raw)

@@ -18,7 +18,7 @@ type typing struct {
 }
 
 // startTyping starts vmentry in the given directories. The command line is put before vmentry's own, for what sets a stage.
-func startTyping(t *testing.T, data, run string, settings []string, before ...string) *typing {
+func startTyping(t testing.TB, data, run string, settings []string, before ...string) *typing {
 	t.Helper()
 	line := append(before, binaries.VMEntry)
 	cmd := exec.Command(line[0], line[1:]...)

@@ -55,7 +55,7 @@ func (a moreApplier) apply(ctx context.Context, p MorePlan, lock *Lock) error {
 func (a moreApplier) do(ctx context.Context, p MorePlan, s MoreStep, lock *Lock) error {
 	switch s.Action {
 	case ActionClean:
-		return applier{step: a.step}.clean(s.Paths)
+		return applier(a).clean(s.Paths)
 	case ActionCreate:
 		return a.create(ctx, p, p.Disks[s.Disk], lock)
 	case ActionGrow:
