@@ -169,7 +169,7 @@ func newBareDisk(b *testing.B) (benchDisk, string) {
 	data, run := dirs(b)
 	disk := rawDisk(b)
 	settings := diskGuest(b, "VM_DISKS=bench="+disk)
-	cmd := exec.Command(vmentry, "plan", "-o", "json")
+	cmd := exec.Command(binaries.VMEntry, "plan", "-o", "json")
 	cmd.Env, cmd.Stderr = environment(data, run, settings...), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
