@@ -179,7 +179,7 @@ func TestDisksThatAreRefused(t *testing.T) {
 		{"/nowhere/disk," + filepath.Dir(img) + "/.,a=" + link, []string{"no such file", "is a directory", "a=" + link, "which is the base image"}},
 		{img + ":ro:bus=sata", []string{"no read-only hard disks on sata"}},
 		{strings.Repeat("1M:bus=ide,", 4) + "1M:bus=ide", []string{"places for 4 disks on ide, and 5"}},
-		{strings.Repeat("1M,", 80) + "1M:bus=nvme", []string{"VM_DISKS: the machine has places for 65 disks on virtio and nvme together, and 82"}},
+		{strings.Repeat("1M,", 80) + "1M:bus=nvme", []string{"VM_DISKS: the machine has places for 65 disks on virtio and nvme together, and 83"}},
 	} {
 		m := start(t, append(slices.Clone(base), "VM_DISKS="+tt.disks))
 		m.wants(78, tt.says...)

@@ -203,13 +203,14 @@ func TestGivenRawStaysRaw(t *testing.T) {
 			t.Errorf("after the guest wrote a header: %s, %+v, %q", steps, p.Disks[0], p.Warnings)
 		}
 	}
+	another := write(t, path+".new", pattern(1<<20, 2)) // before the old one's inode is free
 	// Another file of that name.
 	if err := os.Rename(hostile, path); err != nil {
 		t.Fatal(err)
 	}
 	_, err = morePlanOf(in)
 	checkError(t, err, KindIO, "another file was there")
-	if err := os.Rename(write(t, path+".new", pattern(1<<20, 2)), path); err != nil {
+	if err := os.Rename(another, path); err != nil {
 		t.Fatal(err)
 	}
 	in.Disks[0].ReadOnly = false
