@@ -28,9 +28,13 @@ func (p *Plan) planMore(cfg config.Config) error {
 	}
 	var mistakes config.Mistakes
 	for i, d := range cfg.Disks {
-		if d.ReadOnly && !p.More.Disks[i].CD && (d.Bus == config.BusSATA || d.Bus == config.BusIDE) {
+		switch {
+		case !d.ReadOnly:
+		case d.Bus == config.BusNVMe: // QEMU takes it, and the guest believes that it can write
+			mistakes = append(mistakes, config.Mistake{Variable: "VM_DISKS", Value: d.String(), Problem: "there are no read-only disks on nvme; write bus=virtio or scsi"})
+		case !p.More.Disks[i].CD && (d.Bus == config.BusSATA || d.Bus == config.BusIDE): // QEMU refuses
 			mistakes = append(mistakes, config.Mistake{Variable: "VM_DISKS", Value: d.String(), Problem: fmt.Sprintf(
-				"there are no read-only hard disks on %s, only CDs, and this is no ISO image; write bus=virtio, scsi or nvme", d.Bus)})
+				"there are no read-only hard disks on %s, only CDs, and this is no ISO image; write bus=virtio or scsi", d.Bus)})
 		}
 	}
 	return wrong(mistakes)
