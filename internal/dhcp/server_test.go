@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -109,6 +110,26 @@ func TestRouterAdvertisementsAreRepeated(t *testing.T) {
 		}
 		if diff := cmp.Diff(map[string]uint64{"router advertisement": uint64(len(sent))}, s.Stats()); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// TestRouterMoves: a router for which this server answers gets another MAC, and the guest is told at once; its address stays.
+func TestRouterMoves(t *testing.T) {
+	c := ordinary()
+	c.V6.RouterMAC = net.HardwareAddr{2, 0, 0, 0, 1, 1}
+	serving(t, c, func(s *Server, w *wire) {
+		w.take()
+		moved := net.HardwareAddr{2, 0, 0, 0, 2, 2}
+		s.MoveRouter(context.Background(), moved)
+		sent := w.take()
+		if len(sent) != 1 {
+			t.Fatalf("%d frames", len(sent))
+		}
+		_, p, m := neighbour(t, answer{frame: sent[0].frame})
+		want := &ndp.LinkLayerAddress{Direction: ndp.Source, Addr: moved}
+		if ra, ok := m.(*ndp.RouterAdvertisement); !ok || p.src != c.V6.Router || !slices.ContainsFunc(ra.Options, func(o ndp.Option) bool { return cmp.Equal(o, ndp.Option(want)) }) {
+			t.Errorf("the guest is told %+v from %s", m, p.src)
 		}
 	})
 }

@@ -1,9 +1,13 @@
 package network
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -141,4 +145,79 @@ func TestPodIsShut(t *testing.T) {
 	defer own.Close()
 	own.Write([]byte("the pod's"))
 	hears(t, conn, "the pod's")
+}
+
+// TestNotTwice: whoever asks for the guest's address gets one answer at most, the guest's, and the guest does not hear its own question from
+// a network that sends it back: both would make it believe that somebody else has its address.
+func TestNotTwice(t *testing.T) {
+	peer := pod(t)
+	settled(t)
+	input := bridgeInput(t)
+	input.CPUs = 1 // and with it one queue, where all frames come out
+	joined, plan := applyInput(t, input)
+	b := plan.Bridges[0]
+	guest := b.Reach.Guest[len(b.Reach.Guest)-1]
+	queue := joined.Taps[0][0]
+	// a neighbour asks: the guest alone hears it, and the pod says nothing
+	peer("sh", "-c", "ip neigh flush dev host0; ping -c 1 -W 2 "+guest.String()+" || true")
+	if !heard(queue, arpRequest(wireMAC(t), netip.MustParseAddr("10.7.0.1"), guest)) {
+		t.Error("the guest does not hear who asks for its address")
+	}
+	if neighbours := peer("ip", "neigh", "show", guest.String()); strings.Contains(neighbours, "lladdr") {
+		t.Errorf("the pod has answered for the guest's address: %s", neighbours)
+	}
+	// the guest asks whether anybody has its address (RFC 5227), and the network sends that back before it says something itself
+	probe := arpRequest(b.Guest, netip.IPv4Unspecified(), guest)
+	last := arpRequest(wireMAC(t), netip.MustParseAddr("10.7.0.77"), guest)
+	in(t, peerName, func() error {
+		wire, err := net.InterfaceByName("host0")
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for _, frame := range [][]byte{probe, last} {
+			if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: wire.Index, Halen: 6}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if heard(queue, probe, last) {
+		t.Error("the guest hears its own question")
+	}
+}
+
+// wireMAC is the MAC of the network's end of the wire.
+func wireMAC(t *testing.T) (mac net.HardwareAddr) {
+	t.Helper()
+	in(t, peerName, func() error {
+		wire, err := net.InterfaceByName("host0")
+		if err == nil {
+			mac = wire.HardwareAddr
+		}
+		return err
+	})
+	return mac
+}
+
+// heard says whether a frame comes out of a tap, before any of those that end the search.
+func heard(tap *os.File, want []byte, before ...[]byte) bool {
+	tap.SetReadDeadline(time.Now().Add(time.Minute))
+	frame := make([]byte, 2000)
+	for {
+		n, err := tap.Read(frame)
+		if err != nil {
+			return false
+		}
+		if bytes.Contains(frame[:n], want) {
+			return true
+		}
+		if slices.ContainsFunc(before, func(end []byte) bool { return bytes.Contains(frame[:n], end) }) {
+			return false
+		}
+	}
 }
