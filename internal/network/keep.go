@@ -36,9 +36,9 @@ func (k Keeper) Run(ctx context.Context) error {
 	if err != nil || len(uplinks) == 0 {
 		return err
 	}
-	routes := make(chan netlink.RouteUpdate)
-	if err := netlink.RouteSubscribe(routes, ctx.Done()); err != nil {
-		return fmt.Errorf("cannot watch the pod's routes: %w", err)
+	routes, err := k.watch(ctx, uplinks)
+	if err != nil {
+		return err
 	}
 	known := k.known()
 	for tick := time.NewTicker(k.Every); ; {
@@ -47,10 +47,16 @@ func (k Keeper) Run(ctx context.Context) error {
 			tick.Stop()
 			return nil
 		case update, open := <-routes:
-			if !open {
-				return fmt.Errorf("the pod's routes cannot be watched any more")
+			if open {
+				k.disown(uplinks, update)
+				continue
 			}
-			k.disown(uplinks, update)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if routes, err = k.watch(ctx, uplinks); err != nil { // more has changed at once than the kernel keeps
+				return err
+			}
 		case <-tick.C:
 			k.look(known)
 			k.ask()
@@ -72,6 +78,26 @@ func (k Keeper) uplinks() (map[int]BridgePlan, error) {
 		all[link.Attrs().Index] = b
 	}
 	return all, nil
+}
+
+// watch begins to listen for changes of the pod's routes, and undoes those that came before.
+func (k Keeper) watch(ctx context.Context, uplinks map[int]BridgePlan) (<-chan netlink.RouteUpdate, error) {
+	routes := make(chan netlink.RouteUpdate)
+	if err := netlink.RouteSubscribe(routes, ctx.Done()); err != nil {
+		return nil, fmt.Errorf("cannot watch the pod's routes: %w", err)
+	}
+	for _, b := range uplinks {
+		link, err := find(b.Uplink)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range b.Reach.Guest {
+			if err := b.disown(link, a); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return routes, nil
 }
 
 // disown undoes that the kernel takes an address of the guest's for the pod's.
