@@ -137,3 +137,32 @@ func TestRealQEMUTakesManyDisks(t *testing.T) {
 		})
 	}
 }
+
+// TestBootOrder: without a word the first disk is booted from; else each in its place, and none beside a kernel.
+func TestBootOrder(t *testing.T) {
+	order := func(m Machine) string {
+		var found []string
+		for _, a := range m.Args() {
+			for _, o := range strings.Split(a, ",") {
+				if index, ok := strings.CutPrefix(o, "bootindex="); ok {
+					found = append(found, strings.Split(a, ",")[0]+" "+index)
+				}
+			}
+		}
+		return strings.Join(found, "; ")
+	}
+	m := demo()
+	m.Disks = m.Disks[:1]
+	if got := order(m); got != "virtio-blk-pci 1" {
+		t.Errorf("one disk: %s", got)
+	}
+	m.Disks = append(m.Disks, Disk{ID: "cd", Path: "/image/cd.iso", Format: "raw", Bus: IDE, ReadOnly: true, CDROM: true, BootIndex: 1})
+	m.Disks[0].BootIndex = 2
+	if got := order(m); got != "virtio-blk-pci 2; ide-cd 1" {
+		t.Errorf("the CD before the disk: %s", got)
+	}
+	m.Kernel = &Kernel{Image: "/vmlinuz"}
+	if got := order(m); got != "" {
+		t.Errorf("beside a kernel: %s", got)
+	}
+}

@@ -1,0 +1,48 @@
+package network
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/vmentry/vmentry/test/pod"
+)
+
+// TestImageInBridgeMode: an image comes over the pod's network, also in a restart, when the guest of last time still has the pod's addresses.
+func TestImageInBridgeMode(t *testing.T) {
+	p := pod.New(t, pod.Named(t, "flannel"))
+	disk := make([]byte, 1<<20)
+	disk[0], disk[510], disk[511] = 0xfa, 0x55, 0xaa
+	var listener net.Listener
+	if err := p.Client.Do(func() (err error) {
+		listener, err = net.Listen("tcp", net.JoinHostPort(pod.Client4.String(), "80"))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	fetched := 0
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fetched++
+		w.Write(disk)
+	})}
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+	c := newContainer(t, p, bridge, "", "PATH="+fakeQEMU+":"+os.Getenv("PATH"), "VM_IMAGE=http://"+pod.Client4.String()+"/disk.raw")
+	for range 2 {
+		v := c.start(t)
+		v.Stderr.Await(t, "QEMU started")
+		v.Signal(t, syscall.SIGKILL)
+		v.Exit(t)
+		for _, dir := range []string{"images", "disk"} {
+			if err := os.RemoveAll(filepath.Join(c.data, dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if fetched != 2 {
+		t.Errorf("the image was fetched %d times", fetched)
+	}
+}
