@@ -93,9 +93,10 @@ them QEMU's: IMAGE -m 1024m -smp 1.`,
 		p.button("reset", "Press the VM's reset button"),
 		p.button("pause", "Stop the VM's processors"),
 		p.button("resume", "Let a paused VM go on"),
+		p.execCommand(),
 		p.versionCommand(),
 	)
-	for _, name := range []string{"status", "console", "exec", "snapshot"} {
+	for _, name := range []string{"status", "console", "snapshot"} {
 		root.AddCommand(notYet(name))
 	}
 	return root
@@ -242,6 +243,38 @@ func (p program) button(name, short string) *cobra.Command {
 			})
 		},
 	}
+}
+
+func (p program) execCommand() *cobra.Command {
+	var o boot.ExecOptions
+	cmd := &cobra.Command{
+		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
+		Short: "Run a command in the guest, through the QEMU guest agent",
+		Long: `Runs a command in the guest, through the QEMU guest agent, and ends with the command's exit code. There is no shell around it:
+for one, write sh -c '...'. Standard input is read to its end first and given to the command, unless it is a terminal; what the
+command writes comes when it has ended, and at most 16 MiB of it. A signal is passed on to the command.
+
+Exit codes besides the command's own: 69 no agent answers, 124 the time is up, 126 the command cannot be run, 127 there is no such
+command, 128+n it was ended by signal n.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("exec takes a command: vmentry exec -- COMMAND")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			code, err := boot.Exec(p.signals, p.streams, args, o)
+			if err == nil && code != supervise.OK {
+				return exit(code)
+			}
+			return err
+		},
+	}
+	cmd.Flags().SetInterspersed(false) // what follows the command is the command's
+	cmd.Flags().DurationVar(&o.Timeout, "timeout", 0, "end the command after so long, e.g. 30s")
+	cmd.Flags().BoolVarP(&o.NoInput, "no-stdin", "n", false, "give it nothing on its standard input, and do not wait for ours")
+	cmd.Flags().StringArrayVarP(&o.Env, "env", "e", nil, "NAME=VALUE: its environment, which is then that alone")
+	return cmd
 }
 
 func (p program) versionCommand() *cobra.Command {

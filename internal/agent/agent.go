@@ -46,6 +46,9 @@ var (
 	ErrSilent = errors.New("the guest's agent does not answer")
 )
 
+// errNoSocket means that nobody listens where the agent should be asked.
+var errNoSocket = errors.New("the guest's agent cannot be reached")
+
 // CommandError is the agent's answer to a command that it did not carry out.
 type CommandError struct {
 	Command string
@@ -129,6 +132,13 @@ func (a *Agent) Execute(ctx context.Context, command string, arguments, result a
 }
 
 func (a *Agent) execute(ctx context.Context, command string, arguments, result any, limit int64) error {
+	return a.ask(ctx, command, arguments, result, limit, a.exchange)
+}
+
+// exchanger is [Agent.exchange] or [Agent.converse].
+type exchanger func(ctx context.Context, request io.Reader, limit int64, out io.Writer) error
+
+func (a *Agent) ask(ctx context.Context, command string, arguments, result any, limit int64, exchange exchanger) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, Answer)
@@ -139,7 +149,7 @@ func (a *Agent) execute(ctx context.Context, command string, arguments, result a
 		return err
 	}
 	var reply bytes.Buffer
-	if err := a.exchange(ctx, bytes.NewReader(line), limit, &reply); err != nil {
+	if err := exchange(ctx, bytes.NewReader(line), limit, &reply); err != nil {
 		return err
 	}
 	return decode(command, reply.Bytes(), result)
@@ -164,11 +174,16 @@ func decode(command string, line []byte, result any) error {
 }
 
 // exchange sends one request, a line whose end it adds itself, and copies the answer to out as it comes, without the line's end.
-func (a *Agent) exchange(ctx context.Context, request io.Reader, limit int64, out io.Writer) (err error) {
+func (a *Agent) exchange(ctx context.Context, request io.Reader, limit int64, out io.Writer) error {
 	if err := a.take(ctx); err != nil {
 		return err
 	}
 	defer a.give()
+	return a.converse(ctx, request, limit, out)
+}
+
+// converse is exchange for the one whose turn it is.
+func (a *Agent) converse(ctx context.Context, request io.Reader, limit int64, out io.Writer) (err error) {
 	if a.There != nil && !a.There() {
 		a.drop() // and with it what the guest has not read
 		return ErrAbsent
@@ -199,7 +214,7 @@ func (a *Agent) connect(ctx context.Context) error {
 	}
 	conn, err := a.Dial(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNoSocket, err)
 	}
 	a.conn, a.in = conn, bufio.NewReaderSize(conn, 64<<10)
 	return nil

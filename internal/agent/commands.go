@@ -76,26 +76,6 @@ func (a *Agent) Interfaces(ctx context.Context) ([]Interface, error) {
 	return all, nil
 }
 
-// Freeze makes the guest write out all its file systems and hold back every further write, until [Agent.Thaw]. It says how many there
-// are. In the meantime the agent obeys few other commands.
-func (a *Agent) Freeze(ctx context.Context) (int, error) {
-	var n int
-	err := a.Execute(ctx, "guest-fsfreeze-freeze", nil, &n)
-	return n, err
-}
-
-// Thaw lets the guest write again. It may be asked for at any time.
-func (a *Agent) Thaw(ctx context.Context) error {
-	return a.Execute(ctx, "guest-fsfreeze-thaw", nil, nil)
-}
-
-// Frozen says whether the guest's file systems are frozen.
-func (a *Agent) Frozen(ctx context.Context) (bool, error) {
-	var status string
-	err := a.Execute(ctx, "guest-fsfreeze-status", nil, &status)
-	return status == "frozen", err
-}
-
 // SetTime sets the guest's clock.
 func (a *Agent) SetTime(ctx context.Context, t time.Time) error {
 	return a.Execute(ctx, "guest-set-time", map[string]int64{"time": t.UnixNano()}, nil)

@@ -173,7 +173,7 @@ func (p Plan) apply(ctx context.Context, lock *disk.Lock, log *slog.Logger, mile
 // runFiles are what a start leaves in the run directory.
 var runFiles = []string{
 	provision.IgnitionFile, provision.FWCfgFile, provision.SeedFile, // these hold secrets
-	qmpSocket, statusSocket, probeSocket, consoleSocket, agentSocket, exitSocket,
+	qmpSocket, statusSocket, probeSocket, consoleSocket, agentSocket, agentRelay, agentLock, exitSocket,
 	network.PasstSocket, network.PasstPIDFile, watcher, prober,
 }
 
@@ -263,6 +263,15 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 		v.abandon()
 		return supervise.End{}, err
 	}
+	asking, silent := context.WithCancel(context.Background())
+	answered, err := v.agent.serve(asking, p.file(agentRelay))
+	if err != nil {
+		silent()
+		v.abandon()
+		return supervise.End{}, err
+	}
+	defer answered()
+	defer silent()
 	if err := v.letGo(monitor); err != nil {
 		v.abandon()
 		return supervise.End{}, err

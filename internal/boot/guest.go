@@ -4,12 +4,21 @@ import (
 	"context"
 	"net/netip"
 
+	"github.com/vmentry/vmentry/internal/agent"
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/status"
 )
 
 // guest lets status ask a QEMU whether its guest is ready.
-type guest struct{ *qemu.Monitor }
+type guest struct {
+	*qemu.Monitor
+	agent *agent.Agent
+}
+
+// Agent asks the guest's agent.
+func (g guest) Agent(ctx context.Context, command []string) error {
+	return askAgent(ctx, g.agent, command)
+}
 
 // netdev is QEMU's name for the network that the readiness port is on.
 const netdev = "net0"

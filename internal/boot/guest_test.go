@@ -29,7 +29,7 @@ func TestProbeOfAQEMUThatHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	way, err := guest{m}.Open(t.Context(), 22)
+	way, err := guest{Monitor: m}.Open(t.Context(), 22)
 	if err != nil {
 		t.Fatal(err)
 	}

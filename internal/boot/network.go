@@ -155,7 +155,13 @@ func nics(plan network.Plan) []qemu.NIC {
 
 // readiness is what ready means: with bridges the pod can ask the guest itself, elsewhere it goes through QEMU.
 func readiness(cfg config.Config, plan *network.Plan) status.Condition {
-	if cfg.Ready.Kind != config.ReadyTCP {
+	switch cfg.Ready.Kind {
+	case config.ReadyTCP:
+	case config.ReadyAgent:
+		return status.Condition{Agent: true}
+	case config.ReadyExec:
+		return status.Condition{Agent: true, Command: cfg.Ready.Command}
+	default:
 		return status.Condition{}
 	}
 	if plan.Helper != nil {

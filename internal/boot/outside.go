@@ -20,7 +20,9 @@ const (
 	statusSocket  = "status.sock" // the readiness watch's
 	probeSocket   = "probe.sock"  // whoever comes from outside
 	consoleSocket = "console.sock"
-	agentSocket   = "agent.sock"
+	agentSocket   = "agent.sock"       // the supervisor's
+	agentRelay    = "guest-agent.sock" // whoever comes from outside asks the supervisor
+	agentLock     = "agent.lock"       // without a supervisor they take turns
 	exitSocket    = "exit.sock"
 )
 
@@ -36,7 +38,9 @@ func ProbeReady(ctx context.Context) (bool, string) {
 		return false, err.Error()
 	}
 	defer m.Close()
-	ready, reason := facts.Ready.Check(ctx, asked(facts.Ready, m, runDir, prober))
+	a := outsideAgent(runDir)
+	defer a.Close()
+	ready, reason := facts.Ready.Check(ctx, asked(facts.Ready, m, a, runDir, prober))
 	if full, ok, _ := status.ReadFull(runDir); ok && !ready {
 		reason = full.String()
 	}

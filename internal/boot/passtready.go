@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/vmentry/vmentry/internal/agent"
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/status"
 )
@@ -19,11 +20,11 @@ const (
 )
 
 // asked is the guest in the way in which its readiness is asked for, by one of the above.
-func asked(ready status.Condition, m *qemu.Monitor, runDir, who string) status.Guest {
+func asked(ready status.Condition, m *qemu.Monitor, a *agent.Agent, runDir, who string) status.Guest {
 	if ready.Through.IsValid() {
-		return forwarded{guest{m}, ready.Through, filepath.Join(runDir, who), who}
+		return forwarded{guest{m, a}, ready.Through, filepath.Join(runDir, who), who}
 	}
-	return guest{m}
+	return guest{m, a}
 }
 
 // forwarded is a guest behind passt, which accepts a connection before the guest has, and cannot be asked whether the guest did

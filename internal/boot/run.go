@@ -40,6 +40,7 @@ type vm struct {
 	process    *supervise.Process
 	helpers    *helpers
 	stderr     *lastWords
+	agent      *guestAgent
 	readers    sync.WaitGroup // end with QEMU
 
 	mu     sync.Mutex
@@ -56,6 +57,7 @@ func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helpers *he
 		return nil, nil, err
 	}
 	v := &vm{plan: plan, log: log, milestones: milestones, helpers: helpers, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}, errors: diskErrors{full: make(chan string, 8)}}
+	v.agent = newGuestAgent(plan, log)
 	v.process, err = reaper.Start(supervise.Command{
 		Path:   plan.QEMU.Path,
 		Args:   plan.Machine.Args(),
@@ -200,6 +202,7 @@ func (v *vm) event(e qemu.Event) {
 	}
 	json.Unmarshal(e.Data, &data)
 	v.log.Debug("QMP event", "event", e.Name, "data", string(e.Data))
+	v.agent.event(e.Name, data.ID, data.Open)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch e.Name {
@@ -225,6 +228,7 @@ func (v *vm) supervise(signals <-chan os.Signal, panel *qemu.Monitor) supervise.
 	defer cancel()
 	go v.watchReady(watch)
 	go v.watchSpace(watch, panel)
+	go v.agent.watchPauses(watch)
 	select {
 	case <-v.process.Done():
 	case <-v.helpers.Done():
@@ -280,7 +284,7 @@ func (v *vm) outliveHelper(signals <-chan os.Signal, panel supervise.Panel) {
 
 // descend brings the VM down by the ladder; first is nil if no signal is the reason.
 func (v *vm) descend(first os.Signal, signals <-chan os.Signal, panel supervise.Panel) {
-	ladder := supervise.Ladder{Timeout: v.plan.Config.ShutdownTimeout, Press: pressAgain, Flush: flushDisks, Answer: qmpAnswer, Log: v.log}
+	ladder := supervise.Ladder{Timeout: v.plan.Config.ShutdownTimeout, Press: pressAgain, Flush: flushDisks, Answer: qmpAnswer, Second: v.agent.Shutdown, Log: v.log}
 	forced := ladder.Descend(v.process, panel, first, signals)
 	v.mu.Lock()
 	if forced != "" && v.full != "" {
@@ -302,7 +306,7 @@ func (v *vm) watchReady(ctx context.Context) {
 	last := ""
 	for wait := pause; ; wait = min(wait*5/4, longest) {
 		ask, cancel := context.WithTimeout(ctx, ProbeTimeout)
-		ready, reason := v.plan.Ready.Check(ask, asked(v.plan.Ready, m, v.plan.Config.RunDir, watcher))
+		ready, reason := v.plan.Ready.Check(ask, asked(v.plan.Ready, m, v.agent.Agent, v.plan.Config.RunDir, watcher))
 		cancel()
 		if ready {
 			v.milestones.Reach(status.Ready, "because", reason)

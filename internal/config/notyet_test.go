@@ -22,11 +22,11 @@ func TestNotYet(t *testing.T) {
 			`VM_DISK_ON_NEW_IMAGE="recreate": not in this release; write refuse`,
 			`VM_VOLUMES: not in this release; leave it out`,
 		}, "\n")},
-		{"bad machine", map[string]string{"VM_FIRMWARE": "secureboot", "VM_TPM": "1", "VM_WATCHDOG": "exit", "VM_DISPLAY": "vnc", "VM_READY": "exec:true"}, strings.Join([]string{
+		{"bad machine", map[string]string{"VM_FIRMWARE": "secureboot", "VM_TPM": "1", "VM_WATCHDOG": "exit", "VM_DISPLAY": "vnc", "VM_READY": "boot"}, strings.Join([]string{
 			`VM_FIRMWARE="secureboot": not in this release; write bios, uefi or auto`,
 			`VM_TPM="true": not in this release; write false`,
 			`VM_WATCHDOG="exit": not in this release; write none`,
-			`VM_READY="exec": not in this release; write tcp:PORT or none`,
+			`VM_READY="boot": not in this release; write tcp:PORT, agent, exec:CMD or none`,
 			`VM_DISPLAY="vnc": not in this release; write none`,
 		}, "\n")},
 		{"bad web", map[string]string{"VM_HTTP": ":8080", "VM_HTTP_TOKEN": "hush"}, strings.Join([]string{

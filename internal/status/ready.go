@@ -19,6 +19,10 @@ type Condition struct {
 	// Through is a port that is forwarded to the guest's by somebody who may accept before the guest does; the zero value: the
 	// way is up to [Guest.Open].
 	Through netip.AddrPort
+	// Agent says that the guest's agent must answer, and not a port.
+	Agent bool
+	// Command must succeed in the guest besides, if there is one.
+	Command []string
 }
 
 // Guest is what readiness asks of the VM.
@@ -27,6 +31,8 @@ type Guest interface {
 	RunState(context.Context) (string, error)
 	// Open opens a way to the guest's TCP port that nobody else uses.
 	Open(ctx context.Context, port uint16) (Way, error)
+	// Agent asks the guest's agent: with a command, whether that succeeds in the guest.
+	Agent(ctx context.Context, command []string) error
 }
 
 // Way leads one connection to a port of the guest.
@@ -50,6 +56,9 @@ func (c Condition) Check(ctx context.Context, g Guest) (ready bool, reason strin
 	if state != "running" {
 		return false, fmt.Sprintf("the guest is %s", state)
 	}
+	if c.Agent {
+		return c.checkAgent(ctx, g)
+	}
 	if c.Port == 0 {
 		return true, "the guest is running"
 	}
@@ -62,6 +71,19 @@ func (c Condition) Check(ctx context.Context, g Guest) (ready bool, reason strin
 	}
 	defer way.Close()
 	return accepts(ctx, way, c.Port)
+}
+
+func (c Condition) checkAgent(ctx context.Context, g Guest) (bool, string) {
+	err := g.Agent(ctx, c.Command)
+	switch {
+	case err == nil && len(c.Command) > 0:
+		return true, fmt.Sprintf("%s succeeds in the guest", c.Command[0])
+	case err == nil:
+		return true, "the guest's agent answers"
+	case len(c.Command) > 0:
+		return false, fmt.Sprintf("%s does not succeed in the guest: %v", c.Command[0], err)
+	}
+	return false, err.Error()
 }
 
 // connects makes a connection that nobody but the guest can accept.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ type fakeGuest struct {
 	openErr  error
 	addr     netip.AddrPort
 	accepted func() (bool, error)
+	agent    func(command []string) error
 	closed   int
 }
 
@@ -27,9 +29,10 @@ func (g *fakeGuest) Open(context.Context, uint16) (Way, error) {
 	}
 	return g, nil
 }
-func (g *fakeGuest) Addr() netip.AddrPort                   { return g.addr }
-func (g *fakeGuest) Accepted(context.Context) (bool, error) { return g.accepted() }
-func (g *fakeGuest) Close()                                 { g.closed++ }
+func (g *fakeGuest) Agent(_ context.Context, command []string) error { return g.agent(command) }
+func (g *fakeGuest) Addr() netip.AddrPort                            { return g.addr }
+func (g *fakeGuest) Accepted(context.Context) (bool, error)          { return g.accepted() }
+func (g *fakeGuest) Close()                                          { g.closed++ }
 
 // listen accepts connections as QEMU does, before any guest has, and does with them what the test says.
 func listen(t *testing.T, serve func(net.Conn)) netip.AddrPort {
@@ -88,18 +91,47 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestCheckAgent(t *testing.T) {
+	command := []string{"systemctl", "is-system-running"}
+	for _, tt := range []struct {
+		name    string
+		command []string
+		err     error
+		want    bool
+		says    string
+	}{
+		{"OK it answers", nil, nil, true, "agent answers"},
+		{"OK it succeeds", command, nil, true, "systemctl succeeds"},
+		{"bad no answer", nil, errors.New("does not answer"), false, "does not answer"},
+		{"bad it fails", command, errors.New("its exit code is 1"), false, "systemctl does not succeed in the guest: its exit code is 1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := &fakeGuest{state: "running", agent: func(c []string) error {
+				if !reflect.DeepEqual(c, tt.command) {
+					t.Errorf("asked with %q", c)
+				}
+				return tt.err
+			}}
+			ready, reason := Condition{Agent: true, Command: tt.command}.Check(context.Background(), g)
+			if ready != tt.want || !strings.Contains(reason, tt.says) {
+				t.Errorf("%v, %q; want %v and %q", ready, reason, tt.want, tt.says)
+			}
+		})
+	}
+}
+
 func TestFacts(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := ReadFacts(dir); !errors.Is(err, ErrNoVM) {
 		t.Errorf("nothing there: %v", err)
 	}
-	want := Facts{Name: "vm", PID: 1, Started: time.Unix(1, 0).UTC(), Mode: "user", Ready: Condition{Port: 22}}
+	want := Facts{Name: "vm", PID: 1, Started: time.Unix(1, 0).UTC(), Mode: "user", Ready: Condition{Port: 22, Agent: true, Command: []string{"true"}}}
 	for range 2 {
 		if err := want.Write(dir); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got, err := ReadFacts(dir); got != want || err != nil {
+	if got, err := ReadFacts(dir); !reflect.DeepEqual(got, want) || err != nil {
 		t.Errorf("%+v, %v", got, err)
 	}
 	RemoveFacts(dir)

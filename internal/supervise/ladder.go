@@ -23,7 +23,10 @@ type Ladder struct {
 	Press   time.Duration // from one press of the button to the next
 	Flush   time.Duration // how long QEMU may take to quit
 	Answer  time.Duration // how long a QMP command may take
-	Log     *slog.Logger
+	// Second asks the guest in another way than by the button, when it has not heeded that for a third of Timeout. Nil: there is
+	// none. It must end when its context does, and may take no longer than to be asked.
+	Second func(context.Context) error
+	Log    *slog.Logger
 }
 
 // Descend brings vm down and returns when it has ended. It says whether the guest was forced off, and why; a second
@@ -58,6 +61,8 @@ func (l Ladder) press(vm *Process, panel Panel, first os.Signal, signals <-chan 
 	defer deadline.Stop()
 	again := time.NewTicker(l.Press)
 	defer again.Stop()
+	second := time.NewTimer(l.Timeout / 3)
+	defer second.Stop()
 	interrupts := 0
 	if first == syscall.SIGINT {
 		interrupts = 1
@@ -69,6 +74,10 @@ func (l Ladder) press(vm *Process, panel Panel, first os.Signal, signals <-chan 
 			return ""
 		case <-deadline.C:
 			return fmt.Sprintf("it did not shut down within %s (VM_SHUTDOWN_TIMEOUT)", l.Timeout)
+		case <-second.C:
+			if l.Second != nil {
+				go l.second()
+			}
 		case <-again.C:
 			select {
 			case <-pressed:
@@ -101,6 +110,20 @@ func (l Ladder) button(panel Panel) (pressed <-chan struct{}) {
 		}
 	}()
 	return done
+}
+
+// secondWay is how long the second way may take to be taken.
+const secondWay = 10 * time.Second
+
+// second asks the guest in the second way. Like the button it is not waited for.
+func (l Ladder) second() {
+	ctx, cancel := context.WithTimeout(context.Background(), secondWay)
+	defer cancel()
+	if err := l.Second(ctx); err != nil {
+		l.Log.Info("the guest does not heed its power button, and cannot be asked in another way", "error", err)
+		return
+	}
+	l.Log.Info("the guest does not heed its power button: its agent was asked to shut it down")
 }
 
 func (l Ladder) try(f func(context.Context) error) error {

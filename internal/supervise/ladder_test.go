@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -50,6 +51,23 @@ func (p *panel) Quit(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return p.quit(0)
+}
+
+// TestLadderSecondWay: a guest that does not heed its button is asked in another way before it is forced off.
+func TestLadderSecondWay(t *testing.T) {
+	vm := start(t, "exec sleep 1000")
+	var asked atomic.Int32
+	ladder := Ladder{
+		Timeout: 3 * time.Second, Press: time.Hour, Flush: time.Minute, Answer: time.Second, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Second: func(context.Context) error {
+			asked.Add(1)
+			vm.Kill()
+			return nil
+		},
+	}
+	if forced := ladder.Descend(vm, &panel{}, syscall.SIGTERM, nil); forced != "" || asked.Load() != 1 {
+		t.Errorf("forced %q, asked %d times", forced, asked.Load())
+	}
 }
 
 func TestLadder(t *testing.T) {

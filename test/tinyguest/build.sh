@@ -1,8 +1,8 @@
 #!/bin/bash
-# Makes the tiny guest of the tests: test/tinyguest/build.sh OUTDIR → OUTDIR/vmlinuz, OUTDIR/initrd, OUTDIR/initrd-net
+# Makes the tiny guest of the tests: test/tinyguest/build.sh OUTDIR → OUTDIR/vmlinuz, OUTDIR/initrd, OUTDIR/initrd-net, OUTDIR/initrd-agent
 #
 # Debian's kernel and static busybox, straight from their packages: nothing is installed, no root is needed. initrd-net is initrd and
-# what tests of the network need besides: Debian's dhcpcd and iperf3, and netd.
+# what tests of the network need besides: Debian's dhcpcd and iperf3, and netd. initrd-agent is initrd and Debian's QEMU guest agent.
 # See init for what the guest can do.
 set -euo pipefail
 # shellcheck source=images/lib.sh
@@ -20,11 +20,14 @@ MODULES=(
 	qemu_fw_cfg pvpanic pvpanic-pci pvpanic-mmio i6300esb button evdev
 	ahci ata_piix nvme sd_mod sr_mod
 	e1000 e1000e 8139cp vmxnet3
-	isofs vfat nls_cp437 nls_ascii virtiofs fuse
+	ext4 isofs vfat nls_cp437 nls_ascii virtiofs fuse
 )
 
 # dhcpcd, iperf3, and what they are linked with.
 NET_PACKAGES=(dhcpcd-base iperf3 libiperf0 libsctp1 libc6 libgcc-s1 libssl3t64 zlib1g libzstd1)
+
+# The guest agent, and what it is linked with.
+AGENT_PACKAGES=(qemu-guest-agent libglib2.0-0t64 libpcre2-8-0 libnuma1 libudev1 libcap2 liburing2 libc6)
 
 main() {
 	[ $# = 1 ] || die 'usage: test/tinyguest/build.sh OUTDIR'
@@ -37,9 +40,9 @@ main() {
 	debian_sources "$SUITE" >"$work/sources.list"
 	step tinyguest '3 minutes' 'making the tiny guest for tests from the kernel and busybox of Debian' make_guest
 	mv "$work/vmlinuz" "$out/vmlinuz"
-	mv "$work/initrd" "$work/initrd-net" "$out/"
+	mv "$work/initrd" "$work/initrd-net" "$work/initrd-agent" "$out/"
 	say "$out: vmlinuz $(($(stat -c %s "$out/vmlinuz") / 1000)) kB, initrd $(($(stat -c %s "$out/initrd") / 1000)) kB," \
-		"initrd-net $(($(stat -c %s "$out/initrd-net") / 1000)) kB"
+		"initrd-net $(($(stat -c %s "$out/initrd-net") / 1000)) kB, initrd-agent $(($(stat -c %s "$out/initrd-agent") / 1000)) kB"
 }
 
 # apt with lists and state of its own, so that another suite is read without touching this machine's.
@@ -57,7 +60,7 @@ make_guest() {
 	own_apt apt-get update
 	# The package without a version only depends on the newest one.
 	image=$(own_apt apt-cache depends "linux-image-$FLAVOUR" | sed -n 's/^ *Depends: *\(linux-image-[^ ]*\)$/\1/p' | head -n 1)
-	(cd "$work" && own_apt apt-get download "$image" busybox-static "${NET_PACKAGES[@]}")
+	(cd "$work" && own_apt apt-get download "$image" busybox-static "${NET_PACKAGES[@]}" "${AGENT_PACKAGES[@]}")
 	mkdir "$work/root"
 	for file in "$work"/*.deb; do dpkg-deb -x "$file" "$work/root"; done
 	kernel=$(basename "$work"/root/boot/vmlinuz-*)
@@ -74,6 +77,8 @@ make_guest() {
 	net_tools "$work/net.d"
 	# The kernel unpacks archives that follow each other, as long as each begins at a multiple of four.
 	archive "$work/net.d" | padded "$work/initrd" >"$work/initrd-net"
+	agent_tools "$work/agent.d"
+	archive "$work/agent.d" | padded "$work/initrd" >"$work/initrd-agent"
 }
 
 archive() { (cd "$1" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 | zstd -q -9); }
@@ -98,6 +103,17 @@ net_tools() {
 	cp -L "$work/root/usr/$lib"/{libc.so.6,libm.so.6,libcrypto.so.3,libz.so.1,libzstd.so.1,libiperf.so.0,libsctp.so.1,libgcc_s.so.1} "$dir/$lib/"
 	cp -L "$work/root/usr/$lib/ld-linux-x86-64.so.2" "$dir/lib64/"
 	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go -C "$REPO" build -trimpath -ldflags '-s -w' -o "$dir/bin/netd" ./test/tinyguest/netd
+}
+
+# The guest agent with its libraries, and the two programs that it runs by name.
+agent_tools() {
+	local dir=$1 lib=lib/x86_64-linux-gnu
+	mkdir -p "$dir/bin" "$dir/sbin" "$dir/$lib" "$dir/lib64"
+	cp "$work/root/usr/sbin/qemu-ga" "$dir/bin/"
+	cp -L "$work/root/usr/$lib"/{libc.so.6,libm.so.6,libglib-2.0.so.0,libgmodule-2.0.so.0,libpcre2-8.so.0,libnuma.so.1,libudev.so.1,libcap.so.2,liburing.so.2} "$dir/$lib/"
+	cp -L "$work/root/usr/$lib/ld-linux-x86-64.so.2" "$dir/lib64/"
+	install -m 755 "$SRC/shutdown" "$dir/sbin/shutdown"
+	ln -s /bin/busybox "$dir/sbin/hwclock"
 }
 
 # The modules and what they need, uncompressed: busybox cannot read Debian's compressed ones.
