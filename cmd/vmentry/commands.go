@@ -93,10 +93,10 @@ them QEMU's: IMAGE -m 1024m -smp 1.`,
 		p.button("reset", "Press the VM's reset button"),
 		p.button("pause", "Stop the VM's processors"),
 		p.button("resume", "Let a paused VM go on"),
-		p.execCommand(),
+		p.execCommand(), p.snapshotCommand(),
 		p.versionCommand(),
 	)
-	for _, name := range []string{"status", "console", "snapshot"} {
+	for _, name := range []string{"status", "console"} {
 		root.AddCommand(notYet(name))
 	}
 	return root

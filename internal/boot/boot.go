@@ -84,7 +84,7 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs 
 			logged.Flush(drainOutput)
 			return supervise.End{}, plan.replace(ctx, signals, keep)
 		}
-		return plan.run(ctx, handOver, signals, streams, keep, log, milestones)
+		return plan.run(ctx, handOver, signals, streams, lock, keep, log, milestones)
 	}()
 	if err != nil {
 		code := ExitCode(err)
@@ -173,7 +173,7 @@ func (p Plan) apply(ctx context.Context, lock *disk.Lock, log *slog.Logger, mile
 // runFiles are what a start leaves in the run directory.
 var runFiles = []string{
 	provision.IgnitionFile, provision.FWCfgFile, provision.SeedFile, // these hold secrets
-	qmpSocket, statusSocket, probeSocket, consoleSocket, agentSocket, agentRelay, agentLock, exitSocket,
+	qmpSocket, statusSocket, probeSocket, consoleSocket, agentSocket, agentRelay, agentLock, exitSocket, controlSocket,
 	network.PasstSocket, network.PasstPIDFile, watcher, prober,
 }
 
@@ -224,7 +224,7 @@ func (p Plan) clearRunDir() {
 
 // run starts the VM and stays with it. QEMU inherits the files of keep, so that what they lock stays locked for as long as
 // it lives.
-func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signals, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (supervise.End, error) {
+func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signals, streams Streams, lock *disk.Lock, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (supervise.End, error) {
 	relays, err := p.bindRelays()
 	if err != nil {
 		return supervise.End{}, err
@@ -271,6 +271,13 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 		return supervise.End{}, err
 	}
 	defer answered()
+	kept, err := keeper{v, lock, monitor}.serve(asking)
+	if err != nil {
+		silent()
+		v.abandon()
+		return supervise.End{}, err
+	}
+	defer kept()
 	defer silent()
 	if err := v.letGo(monitor); err != nil {
 		v.abandon()

@@ -24,6 +24,7 @@ const (
 	agentRelay    = "guest-agent.sock" // whoever comes from outside asks the supervisor
 	agentLock     = "agent.lock"       // without a supervisor they take turns
 	exitSocket    = "exit.sock"
+	controlSocket = "control.sock" // whoever wants something of the supervisor
 )
 
 // ProbeReady answers `vmentry probe ready`: whether the VM of the run directory is ready, and why or why not.

@@ -52,6 +52,8 @@ func (a applier) do(ctx context.Context, p Plan, f Facts, s Step, lock *Lock) er
 	switch s.Action {
 	case ActionClean:
 		return a.clean(s.Paths)
+	case ActionRestore:
+		return a.restore(ctx, f.Restore, lock)
 	case ActionVerify:
 		return a.verify(ctx, p, f.Overlay.Record)
 	case ActionCreate:

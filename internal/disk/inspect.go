@@ -20,6 +20,8 @@ type Facts struct {
 	Place Place `json:"place"`
 	// Overlay is the overlay of an earlier start; nil where there is none.
 	Overlay *Overlay `json:"overlay,omitempty"`
+	// Restore is the snapshot that has to be put in the overlay's place, nil for none. Overlay is then the snapshot's.
+	Restore *Restore `json:"restore,omitempty"`
 	// Leftovers are the paths of what a start that was cut off left half made.
 	Leftovers []string `json:"leftovers,omitempty"`
 	// NVRAM is the size of the UEFI variable store in bytes, -1 where there is none.
@@ -73,7 +75,13 @@ func Inspect(in Input) (Facts, error) {
 	if facts.Base, err = inspectBase(in); err != nil {
 		return Facts{}, err
 	}
-	facts.Overlay, err = inspectOverlay(paths{dir})
+	// a snapshot that waits to be restored is what the guest's disk will be
+	restore, where, err := paths{dir}.toRestore()
+	if err != nil {
+		return Facts{}, err
+	}
+	facts.Restore = restore
+	facts.Overlay, err = inspectOverlayIn(where)
 	return facts, err
 }
 
@@ -123,8 +131,8 @@ func fileSize(path string) (int64, error) {
 func findLeftovers(dir string) ([]string, error) {
 	var found []string
 	for where, names := range map[string][]string{
-		dir:               {diskName, nvramName, IdentityName},
-		paths{dir}.disk(): {recordName},
+		dir:               {diskName, nvramName, IdentityName, restoreName, exportName},
+		paths{dir}.disk(): {recordName, snapshotMetaName},
 	} {
 		entries, err := os.ReadDir(where)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -136,31 +144,33 @@ func findLeftovers(dir string) ([]string, error) {
 			}
 		}
 	}
+	more, err := findSnapshotLeftovers(paths{dir})
+	found = append(found, more...)
 	slices.Sort(found)
-	return found, nil
+	return found, err
 }
 
-// inspectOverlay reads the overlay's own header. Nil where no overlay was made yet; a directory that is there and empty
-// counts as that.
-func inspectOverlay(places paths) (*Overlay, error) {
+// inspectOverlayIn reads the own header of the overlay in dir, which is the disk's directory or a snapshot's. Nil where no overlay was
+// made yet; a directory that is there and empty counts as that.
+func inspectOverlayIn(dir string) (*Overlay, error) {
 	const startAfresh = "to start afresh move that directory aside; what the guest wrote is then no longer used"
-	op := "use the guest's disk in " + places.disk()
-	entries, err := os.ReadDir(places.disk())
+	op := "use the guest's disk in " + dir
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, ioError(op, err)
 	}
-	overlay := &Overlay{Path: places.overlay()}
-	overlay.Record, err = readRecord(places.record())
+	overlay := &Overlay{Path: filepath.Join(dir, overlayName)}
+	overlay.Record, err = readRecord(filepath.Join(dir, recordName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, refusal(op, startAfresh, "%s is missing, so it is not known which base image it was made from", recordName)
 	}
 	if err != nil {
 		return nil, ioError(op, err)
 	}
-	f, err := os.Open(places.overlay())
+	f, err := os.Open(filepath.Join(dir, overlayName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, refusal(op, startAfresh, "%s is missing", overlayName)
 	}

@@ -34,12 +34,13 @@ type Action string
 
 // The actions, in the order in which a plan has them.
 const (
-	ActionClean  Action = "clean"  // remove what a cut-off start left half made
-	ActionVerify Action = "verify" // read the whole base image and compare it with the recorded digest
-	ActionCreate Action = "create" // make the overlay
-	ActionRebase Action = "rebase" // write the base image's new path into the overlay
-	ActionGrow   Action = "grow"   // make the overlay larger
-	ActionNVRAM  Action = "nvram"  // make the UEFI variable store
+	ActionClean   Action = "clean"   // remove what a cut-off start left half made
+	ActionRestore Action = "restore" // put a snapshot in the overlay's place
+	ActionVerify  Action = "verify"  // read the whole base image and compare it with the recorded digest
+	ActionCreate  Action = "create"  // make the overlay
+	ActionRebase  Action = "rebase"  // write the base image's new path into the overlay
+	ActionGrow    Action = "grow"    // make the overlay larger
+	ActionNVRAM   Action = "nvram"   // make the UEFI variable store
 )
 
 // Step is one change, or one check that takes time.
@@ -123,6 +124,9 @@ func (p *Plan) planDisk(f Facts) error {
 	size, err := wantedSize(p.Input, f.Base.Identity.VirtualSize)
 	if err != nil {
 		return err
+	}
+	if f.Restore != nil {
+		p.Steps = append(p.Steps, restoreStep(f.DataDir, f.Restore))
 	}
 	if f.Overlay == nil {
 		p.Size = size

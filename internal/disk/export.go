@@ -1,0 +1,111 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// exportName is that of an export in the data directory that is passed on at once. It never has that name itself, but temporary ones, so
+// that one that is left over is removed.
+const exportName = "export"
+
+// Export is a copy of all that the guest sees of its disk, which stands alone, on its way to a file. It has another name until it is whole.
+type Export struct {
+	// Path is the file that it is written to.
+	Path string
+
+	final string
+}
+
+// BeginExport begins an export to a file. One that is there is only replaced if that is wanted, and when the new one is whole.
+func BeginExport(file string, replace bool) (*Export, error) {
+	op := "export to " + file
+	info, err := os.Stat(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, ioError(op, err)
+	case !info.Mode().IsRegular():
+		return nil, configError(op, "name a file", "it is there, and no file")
+	case !replace:
+		return nil, configError(op, "take another name, or have it replaced (--force)", "it is there already")
+	}
+	dir, name := filepath.Split(file)
+	left, err := os.ReadDir(filepath.Clean(dir))
+	if err != nil {
+		return nil, ioError(op, err)
+	}
+	for _, l := range left {
+		if isTemporary(l.Name(), name) { // of one that was killed
+			os.Remove(filepath.Join(dir, l.Name()))
+		}
+	}
+	f, err := os.CreateTemp(dir, temporaryPattern(name))
+	if err != nil {
+		return nil, ioError(op, err)
+	}
+	return &Export{Path: f.Name(), final: file}, f.Close()
+}
+
+// TemporaryExport makes the file for an export that is passed on at once. Who made it removes it; if that one is killed the next start
+// does.
+func TemporaryExport(dir string) (path string, err error) {
+	f, err := os.CreateTemp(dir, temporaryPattern(exportName))
+	if err != nil {
+		return "", ioError("write to the data directory "+dir, err)
+	}
+	return f.Name(), f.Close()
+}
+
+// Convert writes it from a disk that no guest writes, whose data directory is locked by lock.
+func (e *Export) Convert(ctx context.Context, lock *Lock, compress bool) error {
+	op := "export to " + e.final
+	overlay, err := inspectOverlayIn(paths{lock.dir}.disk())
+	if err != nil {
+		return err
+	}
+	if overlay == nil {
+		return refusal(op, "start the VM once", "there is no disk in %s yet", lock.dir)
+	}
+	if overlay.Flaw != "" {
+		return refusal(op, "", "the disk must not be used: %s", overlay.Flaw)
+	}
+	program := findProgram("")
+	if program == "" {
+		return &Error{Kind: KindMissing, Op: op, Err: errors.New(`there is no program "qemu-img"`), Advice: "install qemu-utils in the container image"}
+	}
+	args := []string{"convert", "-O", "qcow2"}
+	if compress {
+		args = append(args, "-c")
+	}
+	// the chain by name: what stands in a header is not what decides which file is read
+	args = append(args, "--image-opts", fmt.Sprintf("driver=qcow2,file.driver=file,file.filename=%s,backing.driver=%s,backing.file.driver=file,backing.file.filename=%s",
+		strings.ReplaceAll(overlay.Path, ",", ",,"), overlay.BackingFormat, strings.ReplaceAll(overlay.Backing, ",", ",,")), e.Path)
+	if err := runQEMUImg(ctx, Plan{Input: Input{QEMUImg: program}}, lock, args); err != nil {
+		return stoppedOr(ctx, op, err)
+	}
+	return nil
+}
+
+// Commit gives it its name, when all of it is on disk.
+func (e *Export) Commit() error {
+	err := errors.Join(os.Chmod(e.Path, 0o600), syncPath(e.Path))
+	if err == nil {
+		err = os.Rename(e.Path, e.final)
+	}
+	if err == nil {
+		err = syncPath(filepath.Dir(e.final))
+	}
+	if err != nil {
+		return ioError("export to "+e.final, err)
+	}
+	return nil
+}
+
+// Discard removes what was made so far. After Commit it does nothing.
+func (e *Export) Discard() { os.Remove(e.Path) }
