@@ -161,7 +161,11 @@ func (m *Monitor) awaitJob(ctx context.Context, id string, progress func(BackedU
 			Total   int64  `json:"total-progress"`
 			Error   string `json:"error"`
 		}
-		if err := m.Execute(ctx, "query-jobs", nil, &jobs); err != nil {
+		err := m.Execute(ctx, "query-jobs", nil, &jobs)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
 			return err
 		}
 		found := false

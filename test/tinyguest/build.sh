@@ -27,7 +27,7 @@ MODULES=(
 NET_PACKAGES=(dhcpcd-base iperf3 libiperf0 libsctp1 libc6 libgcc-s1 libssl3t64 zlib1g libzstd1)
 
 # The guest agent, and what it is linked with.
-AGENT_PACKAGES=(qemu-guest-agent libglib2.0-0t64 libpcre2-8-0 libnuma1 libudev1 libcap2 liburing2 libc6)
+AGENT_PACKAGES=(qemu-guest-agent libglib2.0-0t64 libatomic1 libpcre2-8-0 libnuma1 libudev1 libcap2 liburing2 libc6)
 
 main() {
 	[ $# = 1 ] || die 'usage: test/tinyguest/build.sh OUTDIR'
@@ -110,7 +110,7 @@ agent_tools() {
 	local dir=$1 lib=lib/x86_64-linux-gnu
 	mkdir -p "$dir/bin" "$dir/sbin" "$dir/$lib" "$dir/lib64"
 	cp "$work/root/usr/sbin/qemu-ga" "$dir/bin/"
-	cp -L "$work/root/usr/$lib"/{libc.so.6,libm.so.6,libglib-2.0.so.0,libgmodule-2.0.so.0,libpcre2-8.so.0,libnuma.so.1,libudev.so.1,libcap.so.2,liburing.so.2} "$dir/$lib/"
+	cp -L "$work/root/usr/$lib"/{libc.so.6,libm.so.6,libglib-2.0.so.0,libgmodule-2.0.so.0,libatomic.so.1,libpcre2-8.so.0,libnuma.so.1,libudev.so.1,libcap.so.2,liburing.so.2} "$dir/$lib/"
 	cp -L "$work/root/usr/$lib/ld-linux-x86-64.so.2" "$dir/lib64/"
 	install -m 755 "$SRC/shutdown" "$dir/sbin/shutdown"
 	ln -s /bin/busybox "$dir/sbin/hwclock"
