@@ -34,7 +34,7 @@ type answer struct {
 // ask runs a vmentry command against the VM, with input on its standard input.
 func (m *machine) ask(input string, args ...string) answer {
 	m.t.Helper()
-	cmd := exec.Command(vmentry, args...)
+	cmd := exec.Command(binaries.VMEntry, args...)
 	cmd.Env = environment(m.data, m.run)
 	var out, errOut strings.Builder
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errOut
@@ -100,7 +100,7 @@ func TestExec(t *testing.T) {
 	}
 
 	// who goes away does not leave the command behind, where it can be reached
-	cmd := exec.Command(vmentry, "exec", "--", "sleep", "4242")
+	cmd := exec.Command(binaries.VMEntry, "exec", "--", "sleep", "4242")
 	cmd.Env = environment(m.data, m.run)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -153,6 +153,11 @@ func exportToStdout(ctx context.Context, streams Streams, request SnapshotReques
 // keep does something about snapshots: by the supervisor where the VM runs, else itself, with the data directory locked.
 func keep(ctx context.Context, streams Streams, do string, s SnapshotRequest) (SnapshotResult, error) {
 	cfg, _, _ := config.Parse(os.Environ())
+	if s.Name != "" {
+		if err := disk.CheckSnapshotName(s.Name); err != nil {
+			return SnapshotResult{}, snapshotFailure(err)
+		}
+	}
 	shown := newProgressLine(streams.Err)
 	defer shown.end()
 	var result SnapshotResult

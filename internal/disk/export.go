@@ -83,9 +83,13 @@ func (e *Export) Convert(ctx context.Context, lock *Lock, compress bool) error {
 	if compress {
 		args = append(args, "-c")
 	}
+	below := "file"
+	if info, err := os.Stat(overlay.Backing); err == nil && info.Mode()&fs.ModeDevice != 0 {
+		below = "host_device"
+	}
 	// the chain by name: what stands in a header is not what decides which file is read
-	args = append(args, "--image-opts", fmt.Sprintf("driver=qcow2,file.driver=file,file.filename=%s,backing.driver=%s,backing.file.driver=file,backing.file.filename=%s",
-		strings.ReplaceAll(overlay.Path, ",", ",,"), overlay.BackingFormat, strings.ReplaceAll(overlay.Backing, ",", ",,")), e.Path)
+	args = append(args, "--image-opts", fmt.Sprintf("driver=qcow2,file.driver=file,file.filename=%s,backing.driver=%s,backing.file.driver=%s,backing.file.filename=%s",
+		strings.ReplaceAll(overlay.Path, ",", ",,"), overlay.BackingFormat, below, strings.ReplaceAll(overlay.Backing, ",", ",,")), e.Path)
 	if err := runQEMUImg(ctx, Plan{Input: Input{QEMUImg: program}}, lock, args); err != nil {
 		return stoppedOr(ctx, op, err)
 	}

@@ -29,7 +29,7 @@ func withDisk(t *testing.T) (m *Monitor, dir string) {
 	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", overlay, "8M")
 	tool(t, "qemu-io", "-f", "qcow2", "-c", "write -P 0x22 1M 1M", "-c", "write -z 0 64k", overlay)
 	var a args
-	Disk{ID: "disk", Path: overlay, Format: "qcow2", Backing: &Backing{base, "raw"}}.blockdev(&a)
+	Disk{ID: "disk", Path: overlay, Format: "qcow2", Backing: &Backing{Path: base, Format: "raw"}}.blockdev(&a)
 	socket := filepath.Join(dir, "qmp.sock")
 	cmd := exec.Command(path, append([]string{"-machine", "none", "-nodefaults", "-display", "none",
 		"-qmp", "unix:" + socket + ",server=on,wait=off"}, a.list...)...)
@@ -79,7 +79,7 @@ func TestBackup(t *testing.T) {
 	for name, b := range map[string]Backup{
 		"flat":       {Node: "disk"},
 		"compressed": {Node: "disk", Compress: true},
-		"overlay":    {Node: "disk", Overlay: true, Backing: &Backing{filepath.Join(dir, "base.img"), "raw"}},
+		"overlay":    {Node: "disk", Overlay: true, Backing: &Backing{Path: filepath.Join(dir, "base.img"), Format: "raw"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b.Path = filepath.Join(dir, "copy-"+name+".qcow2")
