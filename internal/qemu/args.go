@@ -14,6 +14,8 @@ const (
 	slotNIC    = 0x02
 	slotDisk   = 0x0a // the first disk
 	slotDisks  = 0x0b // the others, eight to a slot, up to 0x12
+	slotScreen = 0x16
+	slotUSB    = 0x17
 	slotSerial = 0x18
 	slotRNG    = 0x19
 	slotMemory = 0x1a
@@ -30,6 +32,7 @@ func (m Machine) Args() []string {
 	m.firmware(&a)
 	m.disks(&a)
 	m.network(&a)
+	m.screen(&a)
 	m.console(&a)
 	m.ports(&a)
 	m.small(&a)
@@ -231,6 +234,25 @@ func (f Forward) String() string {
 		return ""
 	}
 	return fmt.Sprintf("%s:%s:%d-%s:%d", f.Proto, addr(f.HostIP), f.HostPort, addr(f.GuestIP), f.GuestPort)
+}
+
+// screen is a graphics card with VNC. The pointer is a tablet: a mouse tells where it moves and not where it is, which is of no use to somebody
+// whose own pointer is on the screen as well. A PC has a keyboard anyway.
+func (m Machine) screen(a *args) {
+	if m.VNC == "" {
+		return
+	}
+	a.add("-vnc", options("unix:"+strings.ReplaceAll(m.VNC, ",", ",,"), []kv{{"power-control", "off"}}))
+	card := "VGA"
+	if !m.isPC() {
+		card = "virtio-gpu-pci"
+	}
+	a.device(card, append([]kv{{"id", "screen"}}, m.pci(slotScreen)...)...)
+	a.device("qemu-xhci", append([]kv{{"id", "usb"}}, m.pci(slotUSB)...)...)
+	if !m.isPC() {
+		a.device("usb-kbd", kv{"bus", "usb.0"})
+	}
+	a.device("usb-tablet", kv{"bus", "usb.0"})
 }
 
 func (m Machine) console(a *args) {

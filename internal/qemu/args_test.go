@@ -88,6 +88,8 @@ func TestArgs(t *testing.T) {
 		}},
 		{"comma-in-path", func(m *Machine) { m.Disks[0].Path = "/data/a,b=c/overlay.qcow2" }},
 		{"stream", func(m *Machine) { m.NICs[0].User, m.NICs[0].Stream = nil, &Stream{"/run/vmentry/passt.sock"} }},
+		{"vnc", func(m *Machine) { m.VNC = "/run/vm,entry/vnc.sock" }},
+		{"vnc-arm64", func(m *Machine) { m.VNC, m.Arch, m.Type = "/run/vmentry/vnc.sock", "arm64", "virt" }},
 		{"ipv4-only", func(m *Machine) { m.NICs[0].User.IPv4Only = true }},
 		{"e1000", func(m *Machine) { m.NICs[0].Model = "e1000" }},
 	}

@@ -54,6 +54,7 @@ type Machine struct {
 	Disks []Disk  // the first one is booted
 	NICs  []NIC
 
+	VNC      string // optional: path of the socket at which VNC is served; there is a graphics card then
 	Console  Console
 	Ports    []Port          // virtio-serial ports
 	Monitors []MonitorSocket // QMP; each serves one client at a time

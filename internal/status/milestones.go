@@ -1,5 +1,4 @@
-// Package status knows how far the VM has come and whether it is ready, and tells those who ask from outside,
-// through files of the run directory.
+// Package status knows how far the VM has come, how it is, and whether it is ready, and tells those who ask from outside.
 package status
 
 import (
@@ -19,31 +18,68 @@ const (
 	QEMUStarted  Milestone = "QEMU started"
 	FirstByte    Milestone = "first console byte"
 	Provisioned  Milestone = "provisioned"
+	Booted       Milestone = "booted"
 	Ready        Milestone = "ready"
 )
 
+// Passed is a milestone that was reached.
+type Passed struct {
+	Milestone Milestone `json:"name"`
+	At        time.Time `json:"at"`
+	After     Seconds   `json:"after_seconds"` // vmentry's own start
+}
+
+// Seconds is a duration that is written as a number of seconds.
+type Seconds float64
+
 // Milestones logs each milestone when it is first reached.
 type Milestones struct {
-	start time.Time
-	log   *slog.Logger
+	Start time.Time // of vmentry
 
-	mu      sync.Mutex
-	reached map[Milestone]bool
+	log    *slog.Logger
+	mu     sync.Mutex
+	passed []Passed
 }
 
 // NewMilestones begins to count at start.
 func NewMilestones(start time.Time, log *slog.Logger) *Milestones {
-	return &Milestones{start: start, log: log, reached: map[Milestone]bool{}}
+	return &Milestones{Start: start, log: log}
 }
 
 // Reach notes m, with attributes for the log, unless it was reached before.
 func (s *Milestones) Reach(m Milestone, attrs ...any) {
-	after := time.Since(s.start)
-	s.mu.Lock()
-	again := s.reached[m]
-	s.reached[m] = true
-	s.mu.Unlock()
-	if !again {
+	now := time.Now()
+	after := now.Sub(s.Start)
+	if s.note(Passed{m, now.UTC(), Seconds(after.Round(time.Millisecond).Seconds())}) {
 		s.log.Info(string(m), append([]any{"after", after.Round(time.Millisecond)}, attrs...)...)
 	}
+}
+
+func (s *Milestones) note(p Passed) (first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, before := range s.passed {
+		if before.Milestone == p.Milestone {
+			return false
+		}
+	}
+	s.passed = append(s.passed, p)
+	return true
+}
+
+// Passed lists what was reached, in the order in which it was.
+func (s *Milestones) Passed() []Passed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Passed{}, s.passed...)
+}
+
+// Find is when m was reached.
+func (s *Milestones) Find(m Milestone) (Passed, bool) {
+	for _, p := range s.Passed() {
+		if p.Milestone == m {
+			return p, true
+		}
+	}
+	return Passed{}, false
 }

@@ -23,6 +23,8 @@ type Condition struct {
 	Agent bool
 	// Command must succeed in the guest besides, if there is one.
 	Command []string
+	// Boot says that the guest's system must have come up, which [VM] knows.
+	Boot bool
 }
 
 // Guest is what readiness asks of the VM.

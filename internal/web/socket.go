@@ -1,0 +1,113 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// socketWrite is how long a browser may take to accept a message. One that takes longer is gone.
+const socketWrite = 30 * time.Second
+
+// socket opens a WebSocket for talk, which is told whether the other side may change something. The library refuses a browser that
+// shows another site's page.
+func (p *page) socket(ctx context.Context, talk func(ctx context.Context, c *websocket.Conn, mayChange bool)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case p.seats <- struct{}{}:
+		default:
+			http.Error(w, "too many consoles and screens are open", http.StatusServiceUnavailable)
+			return
+		}
+		p.sockets.Add(1)
+		defer func() {
+			<-p.seats
+			p.sockets.Done()
+		}()
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return // Accept has answered
+		}
+		defer c.CloseNow()
+		c.SetReadLimit(1 << 20)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		talk(ctx, c, p.mayChange(r))
+	}
+}
+
+// console sends the console as binary messages, and types what comes. The first message is text and says whether it does.
+func (p *page) console(ctx context.Context, c *websocket.Conn, mayChange bool) {
+	console := p.Page.Console()
+	defer console.Close()
+	hello, _ := json.Marshal(map[string]bool{"input": mayChange})
+	if c.Write(ctx, websocket.MessageText, hello) != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		defer console.Close()
+		for {
+			_, b, err := c.Read(ctx)
+			if err != nil {
+				return
+			}
+			if mayChange {
+				console.Write(b)
+			}
+		}
+	}()
+	buf := make([]byte, 16<<10)
+	for {
+		n, lost, err := console.Next(buf)
+		if err != nil {
+			break
+		}
+		if lost > 0 {
+			fmt.Fprintf(message{ctx, c}, "\x18\r\n[vmentry: %d bytes of the console were not read in time]\r\n", lost)
+		}
+		if _, err := (message{ctx, c}).Write(buf[:n]); err != nil {
+			return
+		}
+	}
+	c.Close(websocket.StatusNormalClosure, "the console has ended")
+}
+
+// message writes binary messages.
+type message struct {
+	ctx context.Context
+	c   *websocket.Conn
+}
+
+func (m message) Write(b []byte) (int, error) {
+	ctx, cancel := context.WithTimeout(m.ctx, socketWrite)
+	defer cancel()
+	return len(b), m.c.Write(ctx, websocket.MessageBinary, b)
+}
+
+// screen joins the browser to the VM's VNC server. Who may not change anything can look.
+func (p *page) screen(ctx context.Context, c *websocket.Conn, mayChange bool) {
+	vnc, err := p.Page.Screen(ctx)
+	if err != nil {
+		c.Close(websocket.StatusTryAgainLater, "the screen cannot be had yet")
+		return
+	}
+	defer vnc.Close()
+	browser := websocket.NetConn(ctx, c, websocket.MessageBinary)
+	go func() {
+		defer browser.Close()
+		defer vnc.Close()
+		io.Copy(message{ctx, c}, vnc)
+	}()
+	if mayChange {
+		io.Copy(vnc, browser)
+		return
+	}
+	lookOn(vnc, browser)
+}

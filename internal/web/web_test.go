@@ -1,0 +1,344 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// fakeConsole is a console that shows what the test says.
+type fakeConsole struct {
+	shown chan string
+	mu    *sync.Mutex
+	typed *bytes.Buffer
+	once  sync.Once
+	gone  chan struct{}
+}
+
+func (c *fakeConsole) Next(b []byte) (int, int64, error) {
+	select {
+	case s, ok := <-c.shown:
+		if !ok {
+			return 0, 0, io.EOF
+		}
+		return copy(b, s), 0, nil
+	case <-c.gone:
+		return 0, 0, io.EOF
+	}
+}
+func (c *fakeConsole) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.typed.Write(b)
+}
+func (c *fakeConsole) Close() { c.once.Do(func() { close(c.gone) }) }
+
+// served is a site that is served, and what was done to its VM.
+type served struct {
+	url     string
+	shown   chan string
+	mu      sync.Mutex
+	typed   bytes.Buffer
+	pressed []string
+	vnc     net.Conn // the VM's end of the screen
+}
+
+func serve(t *testing.T, token string) *served {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &served{url: "http://" + l.Addr().String(), shown: make(chan string, 10)}
+	var near net.Conn
+	near, s.vnc = net.Pipe()
+	site := Site{
+		Probes: map[string]func(context.Context) (bool, string){
+			"/readyz":  func(context.Context) (bool, string) { return false, "not yet" },
+			"/healthz": func(context.Context) (bool, string) { return true, "the guest is running" },
+		},
+		Status: func(context.Context) any { return map[string]string{"name": "tiny"} },
+		Log:    slog.New(slog.DiscardHandler),
+		Page: &Page{
+			Token: token,
+			Console: func() Console {
+				return &fakeConsole{shown: s.shown, mu: &s.mu, typed: &s.typed, gone: make(chan struct{})}
+			},
+			Screen: func(context.Context) (net.Conn, error) { return near, nil },
+			Press: func(_ context.Context, button string) error {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.pressed = append(s.pressed, button)
+				return nil
+			},
+		},
+	}
+	ctx, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- site.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// ask makes a request and returns the answer's code and body.
+func ask(t *testing.T, c *http.Client, method, url, body string, headers ...string) (int, string, http.Header) {
+	t.Helper()
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	answer, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, _ := io.ReadAll(answer.Body)
+	return answer.StatusCode, string(text), answer.Header
+}
+
+func TestPaths(t *testing.T) {
+	s := serve(t, "")
+	for path, want := range map[string]struct {
+		code int
+		says string
+	}{
+		"/healthz":                 {200, "running"},
+		"/readyz":                  {503, "not yet"},
+		"/status":                  {200, `"tiny"`},
+		"/":                        {200, "<title>"},
+		"/assets/app.js":           {200, "WebSocket"},
+		"/session":                 {200, `"locked": true`},
+		"/assets/":                 {404, ""},
+		"/lib/":                    {404, ""},
+		"/nothing":                 {404, ""},
+		"/assets/../web.go":        {404, ""},
+		"/assets/%2e%2e/page.go":   {404, ""},
+		"/lib/..%2f..%2fgo.mod":    {404, ""},
+		"/power/reset":             {405, ""},
+		"/assets/no/such/file.txt": {404, ""},
+	} {
+		code, text, h := ask(t, http.DefaultClient, "GET", s.url+path, "")
+		if code != want.code || !strings.Contains(text, want.says) {
+			t.Errorf("%s: %d, %.100q", path, code, text)
+		}
+		if h.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") {
+			t.Errorf("%s: the headers are %v", path, h)
+		}
+	}
+	if code, _, _ := ask(t, http.DefaultClient, "POST", s.url+"/session", strings.Repeat("x", 1<<20)); code != 400 {
+		t.Errorf("a megabyte to log in with: %d", code)
+	}
+}
+
+// TestToken: with the token the buttons work, in a header and by a cookie; without it, with a wrong one and from another site they do not.
+func TestToken(t *testing.T) {
+	s := serve(t, "s3cret")
+	press := func(c *http.Client, headers ...string) int {
+		code, _, _ := ask(t, c, "POST", s.url+"/power/reset", "", headers...)
+		return code
+	}
+	jar, _ := cookiejar.New(nil)
+	person := &http.Client{Jar: jar}
+	if code := press(http.DefaultClient); code != 401 {
+		t.Errorf("without a token: %d", code)
+	}
+	if code := press(http.DefaultClient, "Authorization", "Bearer wrong"); code != 401 {
+		t.Errorf("with a wrong token: %d", code)
+	}
+	if code, _, _ := ask(t, person, "POST", s.url+"/session", `{"token":"wrong"}`); code != 401 {
+		t.Errorf("logged in with a wrong token: %d", code)
+	}
+	if code := press(http.DefaultClient, "Authorization", "Bearer s3cret", "Origin", "http://evil.example"); code != 403 {
+		t.Errorf("from another site: %d", code)
+	}
+	if len(s.pressed) > 0 {
+		t.Fatalf("pressed: %v", s.pressed)
+	}
+	if code := press(http.DefaultClient, "Authorization", "Bearer s3cret"); code != 204 {
+		t.Errorf("with the token: %d", code)
+	}
+	if code, _, _ := ask(t, person, "POST", s.url+"/session", `{"token":"s3cret"}`); code != 204 {
+		t.Errorf("log in: %d", code)
+	}
+	if code := press(person, "Origin", s.url); code != 204 {
+		t.Errorf("with the cookie: %d", code)
+	}
+	if code, _, _ := ask(t, person, "POST", s.url+"/power/explode", ""); code != 404 {
+		t.Errorf("no such button: %d", code)
+	}
+	ask(t, person, "DELETE", s.url+"/session", "")
+	if code := press(person); code != 401 {
+		t.Errorf("after leaving: %d", code)
+	}
+	if len(s.pressed) != 2 {
+		t.Errorf("pressed: %v", s.pressed)
+	}
+}
+
+// TestNoToken: a page without a token cannot be changed by anybody, an empty one neither.
+func TestNoToken(t *testing.T) {
+	s := serve(t, "")
+	for _, headers := range [][]string{nil, {"Authorization", "Bearer "}} {
+		if code, _, _ := ask(t, http.DefaultClient, "POST", s.url+"/power/reset", "", headers...); code != 403 {
+			t.Errorf("%v: %d", headers, code)
+		}
+	}
+	if code, _, _ := ask(t, http.DefaultClient, "POST", s.url+"/session", `{"token":""}`); code != 403 {
+		t.Errorf("log in without a token: %d", code)
+	}
+}
+
+func dialSocket(t *testing.T, s *served, path string, headers ...string) *websocket.Conn {
+	t.Helper()
+	h := http.Header{}
+	for i := 0; i < len(headers); i += 2 {
+		h.Set(headers[i], headers[i+1])
+	}
+	c, _, err := websocket.Dial(t.Context(), s.url+path, &websocket.DialOptions{HTTPHeader: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.CloseNow() })
+	return c
+}
+
+func receive(t *testing.T, c *websocket.Conn) string {
+	t.Helper()
+	_, b, err := c.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestConsoleSocket(t *testing.T) {
+	s := serve(t, "s3cret")
+	if _, answer, err := websocket.Dial(t.Context(), s.url+"/console", &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"http://evil.example"}}}); err == nil || answer.StatusCode != 403 {
+		t.Errorf("another site's page may open the console: %v", err)
+	}
+	looker := dialSocket(t, s, "/console")
+	if got := receive(t, looker); got != `{"input":false}` {
+		t.Errorf("one without a token is told %s", got)
+	}
+	looker.Write(t.Context(), websocket.MessageBinary, []byte("rm -rf /\r"))
+	s.shown <- "login: "
+	if got := receive(t, looker); got != "login: " {
+		t.Errorf("shown %q", got)
+	}
+	looker.Close(websocket.StatusNormalClosure, "")
+	typist := dialSocket(t, s, "/console", "Authorization", "Bearer s3cret")
+	if got := receive(t, typist); got != `{"input":true}` {
+		t.Errorf("one with the token is told %s", got)
+	}
+	typist.Write(t.Context(), websocket.MessageBinary, []byte("root\r"))
+	for {
+		s.mu.Lock()
+		got := s.typed.String()
+		s.mu.Unlock()
+		if got == "root\r" {
+			break
+		}
+		if got != "" && !strings.HasPrefix("root\r", got) {
+			t.Fatalf("typed %q", got)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// TestScreenWithoutToken: the screen is seen, and keys, pointer and clipboard do not reach the VM.
+func TestScreenWithoutToken(t *testing.T) {
+	s := serve(t, "s3cret")
+	c := dialSocket(t, s, "/screen")
+	go c.Write(t.Context(), websocket.MessageBinary, clientMessages())
+	got := make([]byte, len(looking()))
+	s.vnc.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := io.ReadFull(s.vnc, got); err != nil || !bytes.Equal(got, looking()) {
+		t.Errorf("the VM has got %x, %v", got, err)
+	}
+	go s.vnc.Write([]byte("RFB 003.008\n"))
+	if text := receive(t, c); text != "RFB 003.008\n" {
+		t.Errorf("shown %q", text)
+	}
+}
+
+const greeting = "RFB 003.008\n\x01\x01"
+
+// looking is what of [clientMessages] only looks.
+func looking() []byte {
+	b := []byte(greeting)
+	b = append(b, append([]byte{setPixelFormat}, make([]byte, 19)...)...)
+	b = append(b, setEncodings, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 16)
+	return append(b, append([]byte{framebufferUpdateRequest}, make([]byte, 9)...)...)
+}
+
+// clientMessages are some of each kind.
+func clientMessages() []byte {
+	b := []byte(greeting)
+	b = append(b, append([]byte{setPixelFormat}, make([]byte, 19)...)...)
+	b = append(b, keyEvent, 1, 0, 0, 0, 0, 0, 'a')
+	b = append(b, setEncodings, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 16)
+	b = append(b, pointerEvent, 1, 0, 9, 0, 9)
+	b = append(b, clientCutText, 0, 0, 0, 0, 0, 0, 4, 'e', 'v', 'i', 'l')
+	b = append(b, fromQEMU, 0, 0, 1, 0, 0, 0, 'a', 0, 0, 0, 30)
+	b = append(b, setDesktopSize, 0, 1, 0, 1, 0, 1, 0)
+	b = append(b, make([]byte, 16)...)
+	return append(b, append([]byte{framebufferUpdateRequest}, make([]byte, 9)...)...)
+}
+
+// FuzzLookOn: whatever a client sends, no key and no pointer comes through, and it ends.
+func FuzzLookOn(f *testing.F) {
+	f.Add(clientMessages())
+	f.Add([]byte(greeting + "\x06\x00\x00\x00\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		var server bytes.Buffer
+		lookOn(&server, bytes.NewReader(sent))
+		got := server.Bytes()
+		if len(got) < len(greeting) {
+			return
+		}
+		for got = got[len(greeting):]; len(got) > 0; {
+			length := 0
+			switch got[0] {
+			case setPixelFormat:
+				length = 20
+			case framebufferUpdateRequest, continuousUpdates:
+				length = 10
+			case setEncodings:
+				if len(got) < 4 {
+					return
+				}
+				length = 4 + 4*int(binary.BigEndian.Uint16(got[2:]))
+			case fence:
+				if len(got) < 9 {
+					return
+				}
+				length = 9 + int(got[8])
+			default:
+				t.Fatalf("a message of kind %d came through", got[0])
+			}
+			if len(got) < length {
+				return // cut off
+			}
+			got = got[length:]
+		}
+	})
+}
