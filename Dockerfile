@@ -29,6 +29,10 @@ RUN set -eu; \
         /var/lib/apt/lists/* /var/cache/debconf/*-old /var/cache/ldconfig/* /var/log/*.log /var/log/apt
 
 COPY bin/vmentry /usr/bin/vmentry
+# the licences of the JavaScript libraries in it
+COPY internal/web/lib/xterm/LICENSE /usr/share/vmentry/licences/xterm.js
+COPY internal/web/lib/novnc/LICENSE.txt /usr/share/vmentry/licences/novnc
+COPY internal/web/lib/novnc/vendor/pako/LICENSE /usr/share/vmentry/licences/pako
 
 # No VOLUME for /var/lib/vmentry: an anonymous volume would outlive every `run --rm`-less container unseen, gigabytes each,
 # could not be taken back by an image built on this one, and Kubernetes ignores it. vmentry says when the disk is in the container's own layer.

@@ -6,19 +6,22 @@ CACHE   := $(or $(VMENTRY_CACHE),$(CURDIR)/.cache)
 
 # Pinned: another version finds other things.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
-SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/shutdown \
+SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh internal/web/fetch.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/shutdown \
 	$(addprefix images/debian/root/,usr/lib/quickboot/init usr/lib/quickboot/make usr/libexec/ignition-firstboot-complete \
 	etc/kernel/postinst.d/zz-quickboot etc/kernel/postrm.d/zz-quickboot) \
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest tinyguest passt image run stop test test-container e2e-k8s bench bench-network bench-disk fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build web guest tinyguest passt image run stop test test-container e2e-k8s bench bench-network bench-disk fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-build: ## bin/vmentry, one static binary
+build: web ## bin/vmentry, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/vmentry ./cmd/vmentry
+
+web: ## the JavaScript libraries of the web page, which the program is built with
+	internal/web/fetch.sh
 
 guest: ## the Debian guest's disk: .cache/debian/disk.qcow2 (root)
 	images/build guest

@@ -94,20 +94,9 @@ them QEMU's: IMAGE -m 1024m -smp 1.`,
 		p.button("pause", "Stop the VM's processors"),
 		p.button("resume", "Let a paused VM go on"),
 		p.execCommand(), p.snapshotCommand(),
-		p.versionCommand(),
+		p.statusCommand(), p.consoleCommand(), p.versionCommand(),
 	)
-	for _, name := range []string{"status", "console"} {
-		root.AddCommand(notYet(name))
-	}
 	return root
-}
-
-// notYet is a command that this release does not have.
-func notYet(name string) *cobra.Command {
-	return &cobra.Command{
-		Use: name, Hidden: true, DisableFlagParsing: true,
-		RunE: func(*cobra.Command, []string) error { return boot.NotYet("vmentry " + name) },
-	}
 }
 
 func noArgs(_ *cobra.Command, args []string) error {
@@ -118,7 +107,7 @@ func noArgs(_ *cobra.Command, args []string) error {
 }
 
 func (p program) boot(qemuArgs []string) error {
-	if code := boot.Run(p.signals, p.start, p.streams, qemuArgs); code != supervise.OK {
+	if code := boot.Run(p.signals, p.start, p.streams, boot.Build{Version: version, Commit: commit}, qemuArgs); code != supervise.OK {
 		return exit(code)
 	}
 	return nil
@@ -206,22 +195,19 @@ func (p program) envCommand() *cobra.Command {
 func (p program) probeCommand() *cobra.Command {
 	timeout := boot.ProbeTimeout
 	cmd := &cobra.Command{
-		Use:   "probe ready",
-		Short: "Exit 0 if the guest is ready, else 1, with one line of reason",
+		Use:   "probe startup|ready|live",
+		Short: "Exit 0 or 1, with one line of reason: was the guest ready once, is it now, does the VM live",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 || !slices.Contains([]string{"ready", "startup", "live"}, args[0]) {
-				return usageError{errors.New("probe takes one word: ready")}
+				return usageError{errors.New("probe takes one word: startup, ready or live")}
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if args[0] != "ready" {
-				return boot.NotYet("vmentry probe " + args[0])
-			}
 			return p.within(timeout, func(ctx context.Context) error {
-				ready, reason := boot.ProbeReady(ctx)
+				ok, reason := boot.Probe(ctx, args[0])
 				fmt.Fprintln(cmd.OutOrStdout(), reason)
-				if !ready {
+				if !ok {
 					return exit(1)
 				}
 				return nil
@@ -229,6 +215,25 @@ func (p program) probeCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", timeout, "how long to wait for an answer")
+	return cmd
+}
+
+func (p program) statusCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Print the state of the VM: how it is, what it is, and how its start went",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "text" && output != "json" {
+				return usageError{fmt.Errorf("-o %q: it is text or json", output)}
+			}
+			return p.within(2*boot.ProbeTimeout, func(ctx context.Context) error {
+				return boot.Status(ctx, cmd.OutOrStdout(), output == "json")
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
 }
 
@@ -274,6 +279,25 @@ command, 128+n it was ended by signal n.`,
 	cmd.Flags().DurationVar(&o.Timeout, "timeout", 0, "end the command after so long, e.g. 30s")
 	cmd.Flags().BoolVarP(&o.NoInput, "no-stdin", "n", false, "give it nothing on its standard input, and do not wait for ours")
 	cmd.Flags().StringArrayVarP(&o.Env, "env", "e", nil, "NAME=VALUE: its environment, which is then that alone")
+	return cmd
+}
+
+func (p program) consoleCommand() *cobra.Command {
+	var idle time.Duration
+	cmd := &cobra.Command{
+		Use:   "console",
+		Short: "Attach to the VM's serial console; Ctrl-] twice leaves it",
+		Long: `Attach to the VM's serial console, beside all others who are. It begins with what was shown last. On a terminal every
+key goes to the guest, Ctrl-C too; Ctrl-] twice leaves. Input that is no terminal's is typed as it is, and the console is then
+followed until the VM is off, or until it has been silent for as long as --idle says.`,
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return p.until(func(ctx context.Context) error {
+				return boot.Console(ctx, p.streams, idle)
+			})
+		},
+	}
+	cmd.Flags().DurationVar(&idle, "idle", 0, "once an input that is no terminal's has ended: leave when the console has been silent for so long")
 	return cmd
 }
 

@@ -26,7 +26,7 @@ import (
 type Streams struct{ In, Out, Err *os.File }
 
 // Run is vmentry's main command: it boots the VM, stays with it until it is off, and returns the exit code.
-func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs []string) int {
+func Run(signals *supervise.Signals, began time.Time, streams Streams, build Build, qemuArgs []string) int {
 	cfg, warnings, mistakes := config.Parse(os.Environ())
 	logged := console.NewWriter(streams.Err) // whoever reads the log must not be able to stop a shutdown
 	defer logged.Flush(drainOutput)
@@ -54,6 +54,11 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs 
 		}
 		defer run.Close()
 		defer plan.clearRunDir() // of secrets first of all, however far the start has come
+		front, err := plan.openFront(build, milestones, log)
+		if err != nil {
+			return supervise.End{}, err
+		}
+		defer front.close()
 		if err := plan.release(); err != nil {
 			return supervise.End{}, err
 		}
@@ -84,7 +89,7 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, qemuArgs 
 			logged.Flush(drainOutput)
 			return supervise.End{}, plan.replace(ctx, signals, keep)
 		}
-		return plan.run(ctx, handOver, signals, streams, lock, keep, log, milestones)
+		return plan.run(ctx, handOver, signals, streams, lock, keep, front, log, milestones)
 	}()
 	if err != nil {
 		code := ExitCode(err)
@@ -173,7 +178,7 @@ func (p Plan) apply(ctx context.Context, lock *disk.Lock, log *slog.Logger, mile
 // runFiles are what a start leaves in the run directory.
 var runFiles = []string{
 	provision.IgnitionFile, provision.FWCfgFile, provision.SeedFile, // these hold secrets
-	qmpSocket, statusSocket, probeSocket, consoleSocket, agentSocket, agentRelay, agentLock, exitSocket, controlSocket,
+	qmpSocket, statusSocket, probeSocket, serialSocket, consoleSocket, answerSocket, vncSocket, agentSocket, agentRelay, agentLock, exitSocket, controlSocket,
 	network.PasstSocket, network.PasstPIDFile, watcher, prober,
 }
 
@@ -224,7 +229,7 @@ func (p Plan) clearRunDir() {
 
 // run starts the VM and stays with it. QEMU inherits the files of keep, so that what they lock stays locked for as long as
 // it lives.
-func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signals, streams Streams, lock *disk.Lock, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (supervise.End, error) {
+func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signals, streams Streams, lock *disk.Lock, keep []*os.File, front *front, log *slog.Logger, milestones *status.Milestones) (supervise.End, error) {
 	relays, err := p.bindRelays()
 	if err != nil {
 		return supervise.End{}, err
@@ -236,12 +241,13 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 	}
 	defer joined.Close()
 	serving, silence := context.WithCancel(context.Background())
-	wait, err := p.serve(serving, joined, log)
+	wait, err := p.serve(serving, joined, front, log)
 	defer wait()
 	defer silence()
 	if err != nil {
 		return supervise.End{}, err
 	}
+	front.vm.Is(p.about(front.build))
 	reaper := supervise.NewReaper()
 	helpers, err := startAll(ctx, p.besides(), reaper, p.Environ, log)
 	if err != nil {
@@ -249,7 +255,7 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 	}
 	defer helpers.close()
 	milestones.Reach(status.NetworkReady, "mode", string(p.Network.Mode))
-	v, monitor, err := start(ctx, p, reaper, helpers, streams, append(joined.Files(), keep...), log, milestones)
+	v, monitor, err := start(ctx, p, reaper, helpers, streams, append(joined.Files(), keep...), front, log, milestones)
 	if err != nil {
 		return supervise.End{}, err
 	}

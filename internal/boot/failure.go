@@ -22,9 +22,6 @@ func fail(code int, format string, args ...any) *Failure {
 	return &Failure{code, fmt.Errorf(format, args...)}
 }
 
-// NotYet is the failure of something that vmentry will do and that this release does not.
-func NotYet(what string) error { return fail(supervise.Misconfigured, "%s: not in this release", what) }
-
 // ExitCode is the code that err stands for.
 func ExitCode(err error) int {
 	var f *Failure

@@ -162,7 +162,7 @@ func readiness(cfg config.Config, plan *network.Plan) status.Condition {
 	case config.ReadyExec:
 		return status.Condition{Agent: true, Command: cfg.Ready.Command}
 	default:
-		return status.Condition{}
+		return status.Condition{Boot: cfg.Ready.Kind == config.ReadyBoot}
 	}
 	if plan.Helper != nil {
 		return throughHelper(cfg.Ready.Port, plan)
@@ -204,7 +204,7 @@ func (p Plan) release() error {
 }
 
 // serve speaks to the guest on every bridge until ctx ends; wait returns when nothing of it is left.
-func (p Plan) serve(ctx context.Context, joined *network.Joined, log *slog.Logger) (wait func(), err error) {
+func (p Plan) serve(ctx context.Context, joined *network.Joined, front *front, log *slog.Logger) (wait func(), err error) {
 	var running sync.WaitGroup
 	servers := make([]*dhcp.Server, len(p.Network.Bridges))
 	defer func() {
@@ -221,6 +221,7 @@ func (p Plan) serve(ctx context.Context, joined *network.Joined, log *slog.Logge
 			return running.Wait, fail(supervise.Software, "the guest's lease on %s: %w", b.Name, err)
 		}
 		servers[i] = server
+		front.counts.answers(server.Stats)
 		running.Go(func() {
 			if err := server.Serve(ctx, joined.Services[i]); err != nil && ctx.Err() == nil {
 				log.Error("the guest gets no addresses any more", "bridge", b.Name, "error", err)

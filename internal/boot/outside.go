@@ -1,14 +1,24 @@
 package boot
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/vmentry/vmentry/internal/config"
+	"github.com/vmentry/vmentry/internal/console"
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/status"
 )
@@ -16,10 +26,13 @@ import (
 // Names of the sockets in the run directory. Each QMP socket serves one client at a time, so each kind of client has
 // its own, and a probe never stands in the way of a shutdown.
 const (
-	qmpSocket     = "qmp.sock"    // the supervisor's
-	statusSocket  = "status.sock" // the readiness watch's
-	probeSocket   = "probe.sock"  // whoever comes from outside
-	consoleSocket = "console.sock"
+	qmpSocket     = "qmp.sock"         // the supervisor's
+	statusSocket  = "status.sock"      // vmentry's, to answer those who ask how the VM is
+	probeSocket   = "probe.sock"       // whoever comes from outside
+	serialSocket  = "serial.sock"      // the guest's serial port
+	consoleSocket = "console.sock"     // vmentry's own, for all who attach to the console
+	answerSocket  = "vmentry.sock"     // vmentry's own: HTTP, for probes and status
+	vncSocket     = "vnc.sock"         // the guest's screen
 	agentSocket   = "agent.sock"       // the supervisor's
 	agentRelay    = "guest-agent.sock" // whoever comes from outside asks the supervisor
 	agentLock     = "agent.lock"       // without a supervisor they take turns
@@ -27,9 +40,43 @@ const (
 	controlSocket = "control.sock" // whoever wants something of the supervisor
 )
 
-// ProbeReady answers `vmentry probe ready`: whether the VM of the run directory is ready, and why or why not.
-func ProbeReady(ctx context.Context) (bool, string) {
+// probePaths are the words of `vmentry probe`, and where they are asked for over HTTP.
+var probePaths = map[string]string{"startup": "/startupz", "ready": "/readyz", "live": "/healthz"}
+
+// Probe answers `vmentry probe`: whether the VM of the run directory has started up, is ready, or lives, and why or why not.
+func Probe(ctx context.Context, what string) (bool, string) {
 	runDir := runDir()
+	ok, text, err := askVMentry(ctx, runDir, probePaths[what])
+	switch {
+	case err == nil:
+		return ok, strings.TrimSpace(text)
+	case ctx.Err() != nil:
+		return false, "vmentry does not answer"
+	}
+	return probeAlone(ctx, runDir, what)
+}
+
+// askVMentry asks the vmentry of the run directory over HTTP. ok says whether its answer was 200.
+func askVMentry(ctx context.Context, runDir, path string) (ok bool, text string, err error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", filepath.Join(runDir, answerSocket))
+	}}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://vmentry"+path, nil)
+	if err != nil {
+		return false, "", err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return false, "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return response.StatusCode == http.StatusOK, string(body), err
+}
+
+// probeAlone probes a QEMU that has no vmentry beside it. Nobody remembers then whether it was ready once.
+func probeAlone(ctx context.Context, runDir, what string) (bool, string) {
 	facts, err := status.ReadFacts(runDir)
 	if err != nil {
 		return false, err.Error()
@@ -39,6 +86,9 @@ func ProbeReady(ctx context.Context) (bool, string) {
 		return false, err.Error()
 	}
 	defer m.Close()
+	if what == "live" {
+		return status.Live(ctx, m)
+	}
 	a := outsideAgent(runDir)
 	defer a.Close()
 	ready, reason := facts.Ready.Check(ctx, asked(facts.Ready, m, a, runDir, prober))
@@ -48,7 +98,60 @@ func ProbeReady(ctx context.Context) (bool, string) {
 	return ready, reason
 }
 
-// buttons are those of a VM.
+// Status writes the state of the VM of the run directory to out, as JSON or for people.
+func Status(ctx context.Context, out io.Writer, asJSON bool) error {
+	runDir := runDir()
+	_, text, err := askVMentry(ctx, runDir, "/status")
+	if ctx.Err() != nil {
+		return errors.New("vmentry does not answer")
+	}
+	if err != nil {
+		if text, err = statusAlone(ctx, runDir); err != nil {
+			return err
+		}
+	}
+	if asJSON {
+		_, err = io.WriteString(out, text)
+		return err
+	}
+	var report status.Report
+	if err := json.Unmarshal([]byte(text), &report); err != nil {
+		return fmt.Errorf("the status is not to be understood: %w", err)
+	}
+	_, err = io.WriteString(out, report.Text())
+	return err
+}
+
+// statusAlone is what can be known of a QEMU that has no vmentry beside it.
+func statusAlone(ctx context.Context, runDir string) (string, error) {
+	facts, err := status.ReadFacts(runDir)
+	if err != nil {
+		return "", err
+	}
+	report := status.Report{
+		About:   status.About{Name: facts.Name, Network: status.Network{Mode: facts.Mode, Addresses: []netip.Addr{}, Forwards: []string{}}},
+		State:   status.Unknown,
+		Started: facts.Started.UTC(), Uptime: status.Seconds(time.Since(facts.Started).Seconds()), Milestones: []status.Passed{},
+	}
+	m, err := dialOutside(ctx, runDir)
+	if err != nil {
+		return "", err
+	}
+	defer m.Close()
+	if state, err := m.RunState(ctx); err == nil {
+		report.State = state
+	}
+	report.QEMU = m.Version.String()
+	report.Live.OK, report.Live.Reason = status.Live(ctx, m)
+	a := outsideAgent(runDir)
+	defer a.Close()
+	report.Ready.OK, report.Ready.Reason = facts.Ready.Check(ctx, asked(facts.Ready, m, a, runDir, prober))
+	report.Startup = report.Ready
+	text, err := json.MarshalIndent(report, "", "  ")
+	return string(text) + "\n", err
+}
+
+// buttons are what can be pressed.
 var buttons = map[string]func(*qemu.Monitor, context.Context) error{
 	"powerdown": (*qemu.Monitor).Powerdown, "reset": (*qemu.Monitor).Reset,
 	"pause": (*qemu.Monitor).Pause, "resume": (*qemu.Monitor).Resume,
@@ -102,3 +205,33 @@ func dialOutside(ctx context.Context, runDir string) (*qemu.Monitor, error) {
 
 // ProbeTimeout is how long a probe waits for an answer if nothing else is asked for.
 const ProbeTimeout = 3 * time.Second
+
+// Console attaches the streams to the console of the VM of the run directory, until it ends, ctx does, or the person leaves. An input that
+// is no terminal's may end before: the console is then followed until it has been silent for so long, if idle is not 0.
+func Console(ctx context.Context, streams Streams, idle time.Duration) error {
+	runDir := runDir()
+	facts, err := status.ReadFacts(runDir)
+	if err != nil && !errors.Is(err, status.ErrNoVM) { // one that is being prepared has a console already
+		return err
+	}
+	conn, dialErr := net.Dial("unix", filepath.Join(runDir, consoleSocket))
+	switch {
+	case err != nil && dialErr != nil:
+		return err
+	case dialErr != nil:
+		return fmt.Errorf("the console of this VM cannot be attached to: %w (there is none with VM_CONSOLE=none or VM_SUPERVISE=false)", dialErr)
+	}
+	defer conn.Close()
+	person := term.IsTerminal(int(streams.In.Fd()))
+	if person {
+		fmt.Fprintf(streams.Err, "The console of %s. Ctrl-] twice leaves it.\r\n", cmp.Or(facts.Name, "the VM"))
+	}
+	err = console.Attachment{In: streams.In, Out: streams.Out, Idle: idle}.Run(ctx, conn)
+	switch {
+	case errors.Is(err, console.ErrDetached):
+		err = nil
+	case err == nil && person:
+		fmt.Fprintln(streams.Err, "The console has ended.")
+	}
+	return err
+}

@@ -38,8 +38,9 @@ type Plan struct {
 	Ready     status.Condition
 	Environ   []string // QEMU's environment
 
-	parts parts // what the machine is made of beside its disk
-	flash flash // UEFI's code and the template of its variables; none with a BIOS
+	parts parts  // what the machine is made of beside its disk
+	flash flash  // UEFI's code and the template of its variables; none with a BIOS
+	token string // of VM_HTTP_TOKEN or its file
 }
 
 // parts are what a machine is made of beside its disk.
@@ -100,6 +101,7 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 	checkReadable("VM_INITRD", cfg.Initrd, &mistakes)
 	var provisionErr, networkErr error
 	plan.Network, networkErr = planNetwork(cfg, name, plan.Identity, chosen.cpus, &mistakes)
+	plan.token = httpToken(cfg, &mistakes)
 	plan.Ready = readiness(cfg, &plan.Network)
 	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), networkConfig(plan.Network), &mistakes)
 	diskErr := plan.planImage(cfg)
@@ -237,9 +239,12 @@ func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 		m.Kernel = &qemu.Kernel{Image: p.Config.Kernel, Initrd: p.Config.Initrd, Cmdline: p.Config.Cmdline}
 	}
 	if p.Config.Console == config.ConsoleStdio {
-		m.Console = qemu.Console{Kind: qemu.ConsoleSocket, Path: p.file(consoleSocket)}
+		m.Console = qemu.Console{Kind: qemu.ConsoleSocket, Path: p.file(serialSocket)}
 	} else {
 		m.Console = qemu.Console{Kind: qemu.ConsoleNone}
+	}
+	if p.Config.Display == config.DisplayVNC {
+		m.VNC = p.file(vncSocket)
 	}
 	m.NICs = nics(p.Network)
 	p.addDisks(&m)

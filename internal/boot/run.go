@@ -37,6 +37,7 @@ type vm struct {
 	plan       Plan
 	log        *slog.Logger
 	milestones *status.Milestones
+	front      *front
 	process    *supervise.Process
 	helpers    *helpers
 	stderr     *lastWords
@@ -51,12 +52,12 @@ type vm struct {
 }
 
 // start starts QEMU, with its guest paused, and connects to it. When it fails nothing of it is left.
-func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helpers *helpers, streams Streams, keep []*os.File, log *slog.Logger, milestones *status.Milestones) (*vm, *qemu.Monitor, error) {
+func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helpers *helpers, streams Streams, keep []*os.File, front *front, log *slog.Logger, milestones *status.Milestones) (*vm, *qemu.Monitor, error) {
 	stderr, qemuStderr, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	v := &vm{plan: plan, log: log, milestones: milestones, helpers: helpers, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}, errors: diskErrors{full: make(chan string, 8)}}
+	v := &vm{plan: plan, log: log, milestones: milestones, front: front, helpers: helpers, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}, errors: diskErrors{full: make(chan string, 8)}}
 	v.agent = newGuestAgent(plan, log)
 	v.process, err = reaper.Start(supervise.Command{
 		Path:   plan.QEMU.Path,
@@ -135,7 +136,7 @@ func (v *vm) connect(ctx context.Context, streams Streams) (*qemu.Monitor, error
 	}
 	v.read(func() { <-monitor.Done() })
 	if v.plan.Machine.Console.Kind == qemu.ConsoleSocket {
-		conn, err := net.Dial("unix", v.plan.file(consoleSocket))
+		conn, err := net.Dial("unix", v.plan.file(serialSocket))
 		if err != nil {
 			return nil, err
 		}
@@ -155,16 +156,12 @@ func (v *vm) console(conn net.Conn, streams Streams) {
 	defer cancel()
 	restore := console.Raw(streams.In)
 	defer restore()
-	go console.Feed(ctx, streams.In, conn)
-	console.Console{
-		First: func() { v.milestones.Reach(status.FirstByte) },
-		Lost:  func(n int64) { v.log.Warn("part of the console was dropped: nobody read it", "bytes", n) },
-		Watch: func(line string) {
-			if console.Provisioned(line) {
-				v.milestones.Reach(status.Provisioned)
-			}
-		},
-	}.Copy(conn, streams.Out, drainOutput)
+	go console.Feed(ctx, streams.In, v.front.hub)
+	output := v.front.hub.Follow(streams.Out)
+	v.front.hub.Carry(conn)
+	if lost := output.Finish(drainOutput); lost > 0 {
+		v.log.Warn("part of the console was dropped: nobody read it", "bytes", lost)
+	}
 }
 
 // exitPort reads the code that the guest chooses: a number from 0 to 63 on a line, or before the port is closed. The
@@ -212,6 +209,7 @@ func (v *vm) event(e qemu.Event) {
 		v.log.Error("the guest's kernel has panicked")
 	case "RESET":
 		v.log.Info("the guest restarts", "reason", data.Reason)
+		v.front.resets()
 		v.port.reset()
 	case "VSERPORT_CHANGE":
 		if data.ID == "exit-port" && v.port.change(data.Open) {
@@ -249,6 +247,7 @@ func (v *vm) stop(s os.Signal, signals <-chan os.Signal, panel supervise.Panel) 
 	v.mu.Lock()
 	v.end.Stopped = true
 	v.mu.Unlock()
+	v.front.vm.Stops()
 	v.descend(s, signals, panel)
 }
 
@@ -294,7 +293,7 @@ func (v *vm) descend(first os.Signal, signals <-chan os.Signal, panel supervise.
 	v.mu.Unlock()
 }
 
-// watchReady asks until the guest is ready, less and less often.
+// watchReady lets those outside ask of the guest, and asks itself until the guest is ready, less and less often.
 func (v *vm) watchReady(ctx context.Context) {
 	m, err := qemu.Dial(ctx, v.plan.file(statusSocket), nil)
 	if err != nil {
@@ -302,19 +301,20 @@ func (v *vm) watchReady(ctx context.Context) {
 		return
 	}
 	defer m.Close()
+	v.front.begin(ctx, m, v.agent.Agent, v.process.PID)
+	defer v.front.end()
 	const pause, longest = 250 * time.Millisecond, 2 * time.Second
 	last := ""
 	for wait := pause; ; wait = min(wait*5/4, longest) {
 		ask, cancel := context.WithTimeout(ctx, ProbeTimeout)
-		ready, reason := v.plan.Ready.Check(ask, asked(v.plan.Ready, m, v.agent.Agent, v.plan.Config.RunDir, watcher))
+		answer := v.front.vm.Ready(ask)
 		cancel()
-		if ready {
-			v.milestones.Reach(status.Ready, "because", reason)
-			return
+		if answer.OK {
+			break
 		}
-		if reason != last {
-			v.log.Debug("not ready", "because", reason)
-			last = reason
+		if answer.Reason != last {
+			v.log.Debug("not ready", "because", answer.Reason)
+			last = answer.Reason
 		}
 		select {
 		case <-ctx.Done():
@@ -322,6 +322,7 @@ func (v *vm) watchReady(ctx context.Context) {
 		case <-time.After(wait):
 		}
 	}
+	<-ctx.Done()
 }
 
 // lastWords logs what QEMU or a helper writes to standard error and remembers the end of it.

@@ -18,12 +18,7 @@ func notYet(c Config) []later {
 		{"VM_FIRMWARE", "{secureboot}", "write bios, uefi or auto", c.Firmware == FirmwareSecureBoot, string(c.Firmware)},
 		{"VM_TPM", "{true}", "write false", c.TPM, "true"},
 		{"VM_WATCHDOG", "all but {none}", "write none", c.Watchdog != "" && c.Watchdog != WatchdogNone, string(c.Watchdog)},
-		{"VM_READY", "{boot}", "write tcp:PORT, agent, exec:CMD or none", c.Ready.Kind == ReadyBoot, string(c.Ready.Kind)},
-		{"VM_DISPLAY", "{vnc}", "write none", c.Display == DisplayVNC, string(c.Display)},
-		{"VM_HTTP", "", "leave it out", !c.HTTP.IsZero(), c.HTTP.String()},
-		{"VM_HTTP_INTERCEPT", "{true}", "leave it out", c.HTTPIntercept, "true"},
-		{"VM_HTTP_TOKEN", "", "leave it out", c.HTTPToken != "", ""},
-		{"VM_HTTP_TOKEN_FILE", "", "leave it out", c.HTTPTokenFile != "", c.HTTPTokenFile},
+		{"VM_HTTP_INTERCEPT", "{true}", "leave it out: VM_HTTP is then served on loopback", c.HTTPIntercept, "true"},
 	}
 }
 

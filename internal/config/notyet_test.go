@@ -15,6 +15,7 @@ func TestNotYet(t *testing.T) {
 	}{
 		{"OK nothing", nil, ""},
 		{"OK what there is", map[string]string{"VM_NETWORK": "none", "VM_READY": "none", "VM_IMAGE": "https://me:hush@h/a", "VM_IMAGE_SHA256": "auto", "VM_FIRMWARE": "uefi", "VM_TPM": "no", "VM_DISKS": "10G", "RANCHER_VM": "true"}, ""},
+		{"OK web", map[string]string{"VM_HTTP": ":8080", "VM_HTTP_TOKEN": "hush", "VM_DISPLAY": "vnc", "VM_READY": "boot"}, ""},
 		{"bad disks", map[string]string{
 			"VM_VOLUMES": "a=/a", "VM_DISK_MODE": "direct", "VM_DISK_ON_NEW_IMAGE": "recreate",
 		}, strings.Join([]string{
@@ -22,17 +23,12 @@ func TestNotYet(t *testing.T) {
 			`VM_DISK_ON_NEW_IMAGE="recreate": not in this release; write refuse`,
 			`VM_VOLUMES: not in this release; leave it out`,
 		}, "\n")},
-		{"bad machine", map[string]string{"VM_FIRMWARE": "secureboot", "VM_TPM": "1", "VM_WATCHDOG": "exit", "VM_DISPLAY": "vnc", "VM_READY": "boot"}, strings.Join([]string{
+		{"bad machine", map[string]string{"VM_FIRMWARE": "secureboot", "VM_TPM": "1", "VM_WATCHDOG": "exit"}, strings.Join([]string{
 			`VM_FIRMWARE="secureboot": not in this release; write bios, uefi or auto`,
 			`VM_TPM="true": not in this release; write false`,
 			`VM_WATCHDOG="exit": not in this release; write none`,
-			`VM_READY="boot": not in this release; write tcp:PORT, agent, exec:CMD or none`,
-			`VM_DISPLAY="vnc": not in this release; write none`,
 		}, "\n")},
-		{"bad web", map[string]string{"VM_HTTP": ":8080", "VM_HTTP_TOKEN": "hush"}, strings.Join([]string{
-			`VM_HTTP=":8080": not in this release; leave it out`,
-			`VM_HTTP_TOKEN: not in this release; leave it out`,
-		}, "\n")},
+		{"bad web", map[string]string{"VM_NETWORK": "bridge", "VM_HTTP": ":8080", "VM_HTTP_INTERCEPT": "true"}, `VM_HTTP_INTERCEPT="true": not in this release; leave it out: VM_HTTP is then served on loopback`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -292,6 +292,10 @@ func TestTogether(t *testing.T) {
 			`VM_SUPERVISE="false": not possible with VM_VOLUMES, where vmentry watches over virtiofsd; leave out one of the two`,
 			`VM_SUPERVISE="false": not possible with VM_HTTP, where vmentry serves it; leave out one of the two`,
 		}},
+		{"bad nobody sees the boot", map[string]string{"VM_READY": "boot", "VM_CONSOLE": "none", "VM_SUPERVISE": "false"}, []string{
+			`VM_READY="boot": boot is seen on the console, and with VM_CONSOLE=none there is none; write another, or leave out VM_CONSOLE`,
+			`VM_READY="boot": boot is seen by vmentry, which is not there with VM_SUPERVISE=false; write tcp:PORT or none`,
+		}},
 		{"bad URL without its secrets", map[string]string{"VM_IMAGE": "ftp://me:hush@example.org/a?hush"}, []string{
 			`VM_IMAGE="ftp://example.org/a": not a URL that can be fetched; write http://HOST/PATH, https://HOST/PATH or a path`,
 		}},

@@ -7,6 +7,7 @@ func (p *parser) together(c *Config) {
 	p.togetherNetwork(c)
 	p.togetherHTTP(c)
 	p.togetherSupervise(c)
+	p.togetherReady(c)
 }
 
 func (p *parser) togetherKernel(c *Config) {
@@ -94,6 +95,19 @@ func (p *parser) togetherSupervise(c *Config) {
 		if n.needed {
 			p.mistake("VM_SUPERVISE", "not possible with %s, where %s; leave out one of the two", n.setting, n.why)
 		}
+	}
+}
+
+// togetherReady: that a guest has booted is seen on its console, by a vmentry that stays.
+func (p *parser) togetherReady(c *Config) {
+	if c.Ready.Kind != ReadyBoot {
+		return
+	}
+	if c.Console == ConsoleNone {
+		p.mistake("VM_READY", "boot is seen on the console, and with VM_CONSOLE=none there is none; write another, or leave out VM_CONSOLE")
+	}
+	if !c.Supervise {
+		p.mistake("VM_READY", "boot is seen by vmentry, which is not there with VM_SUPERVISE=false; write tcp:PORT or none")
 	}
 }
 

@@ -15,10 +15,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestCopy(t *testing.T) {
+// source is a guest that writes what the test says, and remembers what is typed.
+type source struct {
+	io.Reader
+	mu    sync.Mutex
+	typed bytes.Buffer
+}
+
+func (s *source) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.typed.Write(b)
+}
+
+func (s *source) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.typed.String()
+}
+
+func TestCarry(t *testing.T) {
 	guest, far := io.Pipe()
 	go func() {
-		for _, s := range []string{"SeaBIOS\r\n", "[  OK  ] Fin", "ished cloud-final.service - x\r\r\n", strings.Repeat("x", 3000), "\nend"} {
+		for _, s := range []string{"SeaBIOS\r\n", "[  OK  ] Fin", "ished cloud-final.service - x\r\r\n", strings.Repeat("x", 3000), "\ntiny login: ", "root\r\nend"} {
 			io.WriteString(far, s)
 		}
 		far.Close()
@@ -26,15 +45,23 @@ func TestCopy(t *testing.T) {
 	var out bytes.Buffer
 	var lines []string
 	firsts := 0
-	Console{First: func() { firsts++ }, Watch: func(l string) { lines = append(lines, l) }, Lost: func(int64) { t.Error("bytes were lost") }}.
-		Copy(guest, &out, time.Minute)
-	if want := "SeaBIOS\r\n[  OK  ] Finished cloud-final.service - x\r\r\n" + strings.Repeat("x", 3000) + "\nend"; out.String() != want {
+	hub := NewHub(Watcher{First: func() { firsts++ }, Line: func(l string) { lines = append(lines, l) }})
+	output := hub.Follow(&out)
+	hub.Carry(&source{Reader: guest})
+	if lost := output.Finish(time.Minute); lost != 0 {
+		t.Errorf("%d bytes were lost", lost)
+	}
+	want := "SeaBIOS\r\n[  OK  ] Finished cloud-final.service - x\r\r\n" + strings.Repeat("x", 3000) + "\ntiny login: root\r\nend"
+	if out.String() != want {
 		t.Errorf("copied %q", out.String())
+	}
+	if hub.Bytes() != int64(len(want)) || string(hub.Last(3)) != "end" {
+		t.Errorf("%d bytes, the last of them %q", hub.Bytes(), hub.Last(3))
 	}
 	if firsts != 1 {
 		t.Errorf("the first byte came %d times", firsts)
 	}
-	if want := []string{"SeaBIOS", "[  OK  ] Finished cloud-final.service - x", strings.Repeat("x", longestLine)}; !slices.Equal(lines, want) {
+	if want := []string{"SeaBIOS", "[  OK  ] Finished cloud-final.service - x", strings.Repeat("x", longestLine), "tiny login: ", "tiny login: root"}; !slices.Equal(lines, want) {
 		t.Errorf("lines %q", lines)
 	}
 }
@@ -56,10 +83,11 @@ func (s *stuck) Write(b []byte) (int, error) {
 func TestGuestDoesNotWaitForAReader(t *testing.T) {
 	guest, far := io.Pipe()
 	out := &stuck{release: make(chan struct{})}
-	var lost int64
+	hub := NewHub(Watcher{})
+	output := hub.Follow(out)
 	done := make(chan struct{})
 	go func() {
-		Console{Lost: func(n int64) { lost = n }}.Copy(guest, out, time.Minute)
+		hub.Carry(&source{Reader: guest})
 		close(done)
 	}()
 	chunk := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
@@ -69,8 +97,9 @@ func TestGuestDoesNotWaitForAReader(t *testing.T) {
 	}
 	io.WriteString(far, "last words")
 	far.Close()
-	close(out.release)
 	<-done
+	close(out.release)
+	lost := output.Finish(time.Minute)
 	if !bytes.HasSuffix(out.got.Bytes(), []byte("last words")) {
 		t.Error("the newest bytes are not the ones that were kept")
 	}
@@ -79,10 +108,16 @@ func TestGuestDoesNotWaitForAReader(t *testing.T) {
 	}
 }
 
-func TestCopyDoesNotWaitForeverAtTheEnd(t *testing.T) {
+func TestTheEndIsNotWaitedForForever(t *testing.T) {
 	out := &stuck{release: make(chan struct{})}
 	defer close(out.release)
-	Console{}.Copy(strings.NewReader("hello"), out, 10*time.Millisecond) // returns
+	hub := NewHub(Watcher{})
+	output := hub.Follow(out)
+	hub.Carry(&source{Reader: strings.NewReader("hello")})
+	hub.ring.write(make([]byte, 3*backlog)) // what comes while it is stuck is lost
+	if lost := output.Finish(10 * time.Millisecond); lost < 2*backlog {
+		t.Errorf("%d bytes were lost", lost)
+	}
 }
 
 func TestFeed(t *testing.T) {
@@ -110,6 +145,25 @@ func TestProvisioned(t *testing.T) {
 		"[  OK  ] Finished ssh.service":                                                   false,
 	} {
 		if Provisioned(line) != want {
+			t.Errorf("%q: %v", line, !want)
+		}
+	}
+}
+
+func TestBooted(t *testing.T) {
+	for line, want := range map[string]bool{
+		"[  OK  ] Reached target \x1b[0;1;39mmulti-user.target\x1b[0m - Multi-User System.": true,
+		"[  OK  ] Reached target Multi-User System.":                                        true,
+		"[    5.123456] systemd[1]: Startup finished in 2.1s (kernel) + 3.0s (userspace).":  true,
+		"tiny login: ":                           true,
+		"localhost login:":                       true,
+		"login: ":                                true,
+		"Last login: Wed Nov 25":                 false,
+		"[  OK  ] Reached target rescue.target.": false,
+		"         Starting getty@tty1.service":   false,
+		"Password: ":                             false,
+	} {
+		if Booted(line) != want {
 			t.Errorf("%q: %v", line, !want)
 		}
 	}

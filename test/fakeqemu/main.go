@@ -167,6 +167,12 @@ func (q *qemu) resume() {
 
 // guest does what a guest does by itself.
 func (q *qemu) guest() {
+	if bytes, ok := q.words["flood"]; ok {
+		n, _ := strconv.Atoi(bytes)
+		if c, err := q.ports["console"].Accept(); err == nil {
+			flood(c, n)
+		}
+	}
 	if text, ok := q.words["console"]; ok {
 		if l := q.ports["console"]; l != nil {
 			c, err := l.Accept()
@@ -223,6 +229,15 @@ func (q *qemu) guest() {
 			os.Exit(n)
 		}
 	}
+}
+
+// flood writes n bytes, in lines, and a last one.
+func flood(w io.Writer, n int) {
+	block := []byte(strings.Repeat(strings.Repeat("x", 62)+"\r\n", 1024))
+	for ; n > 0; n -= len(block) {
+		w.Write(block)
+	}
+	io.WriteString(w, "the flood is over\r\n")
 }
 
 // end tells everybody and ends the process.
