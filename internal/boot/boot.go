@@ -62,25 +62,24 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, build Bui
 		if err := plan.release(); err != nil {
 			return supervise.End{}, err
 		}
-		lock, err := plan.lockData(ctx)
+		held, err := plan.lockData(ctx)
 		if err != nil {
-			return supervise.End{}, err
+			return supervise.End{}, stopped(ctx, err)
 		}
-		keep := []*os.File{run}
-		if lock != nil {
-			defer lock.Close()
-			keep = append(keep, lock.File())
+		defer func() { held.close() }()
+		if err := plan.makeImage(ctx, held.data, streams, log); err != nil {
+			return supervise.End{}, err
 		}
 		locked, unlock, err := plan.lockMore(ctx)
 		if err != nil {
 			return supervise.End{}, err
 		}
 		defer unlock()
-		keep = append(keep, locked...)
-		if err := plan.makeImage(ctx, lock, streams, log); err != nil {
+		if err := plan.apply(ctx, &held, log, milestones); err != nil {
 			return supervise.End{}, err
 		}
-		if err := plan.apply(ctx, lock, log, milestones); err != nil {
+		keep := slices.Concat([]*os.File{run}, held.files(), locked)
+		if err := held.running(true); err != nil {
 			return supervise.End{}, err
 		}
 		if !cfg.Supervise {
@@ -89,7 +88,13 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, build Bui
 			logged.Flush(drainOutput)
 			return supervise.End{}, plan.replace(ctx, signals, keep)
 		}
-		return plan.run(ctx, handOver, signals, streams, lock, keep, front, log, milestones)
+		end, err := plan.run(ctx, handOver, signals, streams, held.data, keep, front, log, milestones)
+		if err == nil && end.Closed() {
+			if err := held.running(false); err != nil {
+				log.Warn("the next start will check the disk", "error", err)
+			}
+		}
+		return end, err
 	}()
 	if err != nil {
 		code := ExitCode(err)
@@ -160,8 +165,11 @@ func (p Plan) announceMachine(log *slog.Logger) {
 }
 
 // apply makes everything that the guest needs. What it makes is whole or not there, and it may be done again.
-func (p Plan) apply(ctx context.Context, lock *disk.Lock, log *slog.Logger, milestones *status.Milestones) error {
-	if err := p.applyDisk(ctx, lock, log); err != nil {
+func (p Plan) apply(ctx context.Context, held *locks, log *slog.Logger, milestones *status.Milestones) error {
+	if err := held.lockImage(ctx, p.Disk); err != nil {
+		return stopped(ctx, err)
+	}
+	if err := p.applyDisk(ctx, held.data, log); err != nil {
 		return stopped(ctx, err)
 	}
 	milestones.Reach(status.DiskReady)

@@ -3,8 +3,11 @@ package boot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"slices"
+	"time"
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/disk"
@@ -16,6 +19,7 @@ import (
 func (p *Plan) planDisk(cfg config.Config, arch string) error {
 	in := disk.Input{
 		None: cfg.Image.Kind == config.ImageNone,
+		Mode: disk.Mode(cfg.DiskMode), Recreate: cfg.DiskOnNewImage == config.OnNewImageRecreate,
 		Size: int64(cfg.DiskSize), SizeSet: cfg.Set["VM_DISK_SIZE"], DataDir: cfg.DataDir,
 	}
 	if local := p.Image.Local; local != nil {
@@ -47,6 +51,7 @@ func (p *Plan) planDisk(cfg config.Config, arch string) error {
 // chooseFirmware says how the machine starts, and why.
 func (p *Plan) chooseFirmware(cfg config.Config, arch string, facts disk.Facts) config.Firmware {
 	choice, why := cfg.Firmware, "VM_FIRMWARE"
+	hints, known := facts.Boot()
 	switch {
 	case choice != config.FirmwareAuto:
 	case arch == "arm64":
@@ -55,7 +60,7 @@ func (p *Plan) chooseFirmware(cfg config.Config, arch string, facts disk.Facts) 
 		choice, why = config.FirmwareBIOS, "a kernel is booted directly"
 	case p.cd() != nil && slices.Equal(p.cd().Firmwares, []string{"uefi"}):
 		choice, why = config.FirmwareUEFI, "the CD can be booted by nothing else"
-	case facts.Base != nil && facts.Base.Boot.Firmware() == "uefi":
+	case known && hints.Firmware() == "uefi":
 		choice, why = config.FirmwareUEFI, "the disk has an EFI system partition and nothing for a BIOS"
 	default:
 		choice, why = config.FirmwareBIOS, "the disk can be booted by it, and it is the quicker one"
@@ -85,22 +90,71 @@ func isMistake(err error) bool { return err != nil && ExitCode(err) == supervise
 
 // needsData says whether anything of this VM outlives a restart.
 func (p Plan) needsData() bool {
-	return p.Pending() || p.Disk.Base != nil || p.Disk.NVRAM != "" || len(p.More.Disks) > 0
+	return p.Pending() || p.Disk.Path != "" || p.Disk.NVRAM != "" || len(p.More.Disks) > 0
 }
 
-// lockData locks the data directory. The lock is nil where nothing of the VM outlives a restart.
-func (p Plan) lockData(ctx context.Context) (*disk.Lock, error) {
+// locks are what this start holds for as long as its QEMU lives.
+type locks struct {
+	data   *disk.Lock // nil where nothing of the VM outlives a restart
+	images []*disk.ImageLock
+}
+
+// files are to be inherited by QEMU.
+func (l locks) files() []*os.File {
+	var files []*os.File
+	if l.data != nil {
+		files = append(files, l.data.File())
+	}
+	for _, image := range l.images {
+		files = append(files, image.File())
+	}
+	return files
+}
+
+func (l locks) close() {
+	for _, image := range l.images {
+		image.Close()
+	}
+	if l.data != nil {
+		l.data.Close()
+	}
+}
+
+// running notes that a QEMU is about to write to the disks, or that it has ended well.
+func (l locks) running(yes bool) error {
+	if l.data == nil {
+		return nil
+	}
+	return diskFailure(l.data.SetRunning(yes))
+}
+
+// lockData locks the data directory.
+func (p Plan) lockData(ctx context.Context) (locks, error) {
 	if !p.needsData() {
-		return nil, nil
+		return locks{}, nil
 	}
 	lock, err := disk.TakeLock(ctx, p.Config.DataDir, lockHolder(), disk.LockWait)
-	if err != nil {
-		return nil, stopped(ctx, diskFailure(err))
-	}
-	return lock, nil
+	return locks{data: lock}, diskFailure(err)
 }
 
-// applyDisk prepares what is in the data directory, which is locked; a nil lock is that of a VM without one.
+// lockImage locks the image: for itself alone where the guest writes it, else against those who would.
+func (l *locks) lockImage(ctx context.Context, p disk.Plan) error {
+	if p.Base == nil {
+		return nil
+	}
+	sharing := disk.Shared
+	if p.Mode == disk.ModeDirect {
+		sharing = disk.Exclusive
+	}
+	image, err := disk.LockImage(ctx, p.Base.Path, sharing, lockHolder(), disk.LockWait)
+	if err != nil {
+		return diskFailure(err)
+	}
+	l.images = append(l.images, image)
+	return nil
+}
+
+// applyDisk prepares what is in the data directory.
 func (p Plan) applyDisk(ctx context.Context, lock *disk.Lock, log *slog.Logger) error {
 	if lock == nil {
 		return nil
@@ -108,7 +162,10 @@ func (p Plan) applyDisk(ctx context.Context, lock *disk.Lock, log *slog.Logger) 
 	for _, s := range p.Disk.Steps {
 		log.Info("disk: " + s.Text)
 	}
-	err := p.Disk.Apply(ctx, lock)
+	err := p.Disk.Apply(ctx, lock, disk.Reports{
+		Note:     func(text string) { log.Warn("disk: " + text) },
+		Progress: logProgress(log, "disk: "),
+	})
 	if err == nil {
 		err = p.applyMore(ctx, lock, log)
 	}
@@ -122,12 +179,24 @@ func (p Plan) applyDisk(ctx context.Context, lock *disk.Lock, log *slog.Logger) 
 	return nil
 }
 
+// progressEvery is how often a line says how far something is.
+const progressEvery = 5 * time.Second
+
+// logProgress logs how far something is, now and then.
+func logProgress(log *slog.Logger, prefix string) func(what string, fraction float64) {
+	last := time.Now()
+	return func(what string, fraction float64) {
+		if time.Since(last) < progressEvery {
+			return
+		}
+		last = time.Now()
+		log.Info(prefix+what, "done", fmt.Sprintf("%.0f%%", fraction*100))
+	}
+}
+
 // recordDigest remembers the base image's digest while the guest already boots, so that a new copy of the same image is
 // known for what it is.
 func (p Plan) recordDigest(ctx context.Context, log *slog.Logger) {
-	if p.Disk.Base == nil {
-		return
-	}
 	if err := p.Disk.RecordDigest(ctx); err != nil && ctx.Err() == nil {
 		log.Warn("the base image's digest could not be remembered", "error", err)
 	}
@@ -139,11 +208,10 @@ const mainSerial = "disk"
 // mainDisk is the guest's disk as QEMU takes it.
 func (p Plan) mainDisk(bus qemu.Bus) qemu.Disk {
 	d := qemu.Disk{
-		ID: "disk", Path: p.Disk.Overlay, Format: "qcow2", Bus: bus, Direct: p.Disk.Cache == "none",
-		Backing: &qemu.Backing{Path: p.Disk.Base.Path, Format: string(p.Disk.Base.Identity.Format)},
+		ID: "disk", Path: p.Disk.Path, Format: string(p.Disk.Format), Device: p.Disk.Device, Bus: bus, Direct: p.Disk.Cache == "none",
 	}
-	if l := p.Image.Local; l != nil {
-		d.Backing.Device = l.Device
+	if base := p.Disk.Base; p.Disk.Mode == disk.ModeOverlay {
+		d.Backing = &qemu.Backing{Path: base.Path, Format: string(base.Identity.Format), Device: base.Device}
 	}
 	if bus == qemu.NVMe {
 		d.Serial = mainSerial // the device insists on one

@@ -20,10 +20,18 @@ func (p *Plan) planImage(cfg config.Config) error {
 	in := image.Input{
 		URL: cfg.Image.URL, Path: cfg.Image.Path, Dirs: imageDirs, Name: cfg.Image.String(), None: cfg.Image.Kind == config.ImageNone,
 		Digest: string(cfg.ImageSHA256), DataDir: cfg.DataDir, Check: checkBase,
+		KnownRaw: cfg.DiskMode == config.DiskDirect && disk.KnownRaw(cfg.DataDir, cfg.Image.Path, imageDirs),
 	}
 	facts, err := image.Inspect(in)
 	if err == nil {
 		p.Image, err = image.MakePlan(in, facts)
+	}
+	if disk.HasCopy(cfg.DataDir) {
+		// The disk needs no image any more: it may be gone. A CD that is there stays in its drive.
+		if err != nil || len(p.Image.Steps) > 0 || p.cd() == nil {
+			p.Image = image.Plan{}
+		}
+		return nil
 	}
 	if err != nil {
 		return imageFailure(err)

@@ -46,8 +46,8 @@ func (p *Plan) taken() []disk.Taken {
 	if p.Disk.Base != nil {
 		taken = append(taken, disk.Taken{Path: p.Disk.Base.Path, What: "the base image (VM_IMAGE)"})
 	}
-	if p.Disk.Overlay != "" {
-		taken = append(taken, disk.Taken{Path: p.Disk.Overlay, What: "the guest's main disk", Written: true})
+	if p.Disk.Path != "" {
+		taken = append(taken, disk.Taken{Path: p.Disk.Path, What: "the guest's main disk", Written: true})
 	}
 	if p.Disk.NVRAM != "" {
 		taken = append(taken, disk.Taken{Path: p.Disk.NVRAM, What: "the guest's UEFI variables", Written: true})

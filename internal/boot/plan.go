@@ -257,7 +257,7 @@ func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 // addDisks adds the guest's disks and what brings its configuration. The seed is found by its label, so it is the one that more disks may move.
 func (p *Plan) addDisks(m *qemu.Machine) {
 	bus := qemu.Bus(p.Config.DiskBus)
-	if p.Disk.Base != nil {
+	if p.Disk.Path != "" {
 		m.Disks = append(m.Disks, p.mainDisk(bus))
 	}
 	m.Disks = append(m.Disks, p.moreDisks()...)
@@ -270,7 +270,7 @@ func (p *Plan) addDisks(m *qemu.Machine) {
 	if p.Provision.Seed != nil {
 		m.Disks = append(m.Disks, qemu.Disk{ID: "seed", Path: p.file(provision.SeedFile), Format: "raw", Bus: bus, ReadOnly: true, CDROM: true})
 	}
-	if p.cd() != nil && p.Disk.Base != nil {
+	if p.cd() != nil && p.Disk.Path != "" {
 		cd := p.cdDrive()
 		p.bootOrder(&m.Disks[0], &cd)
 		m.Disks = append(m.Disks, cd)

@@ -96,8 +96,11 @@ func (k keeper) do(ctx context.Context, r control.Request, progress func(control
 }
 
 func (k keeper) carryOut(ctx context.Context, do string, s SnapshotRequest, progress func(control.Progress)) (SnapshotResult, error) {
-	if k.lock == nil || k.plan.Disk.Base == nil {
+	if k.lock == nil || k.plan.Disk.Path == "" {
 		return SnapshotResult{}, fail(supervise.Usage, "%s: this VM has no disk", do)
+	}
+	if do == doCreate && k.plan.Disk.Mode == disk.ModeDirect {
+		return SnapshotResult{}, fail(supervise.Usage, "%s: with VM_DISK_MODE=direct the guest's disk is %s, which is not vmentry's to keep copies of; use vmentry snapshot export, or the snapshots of that volume", do, k.plan.Disk.Path)
 	}
 	switch do {
 	case doCreate:

@@ -116,7 +116,7 @@ func (p Plan) diskOf(node string) namedDisk {
 			return namedDisk{strings.TrimPrefix(d.ID, morePrefix), d.Path}
 		}
 	}
-	return namedDisk{"disk", p.Disk.Overlay}
+	return namedDisk{"disk", p.Disk.Path}
 }
 
 // morePrefix begins QEMU's names of the disks of VM_DISKS.

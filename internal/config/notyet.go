@@ -12,8 +12,6 @@ type later struct {
 // notYet is the table of what is missing. What comes to work loses its row here, and is done: the documents follow.
 func notYet(c Config) []later {
 	return []later{
-		{"VM_DISK_MODE", "{copy}, {direct}", "write overlay", c.DiskMode == DiskCopy || c.DiskMode == DiskDirect, string(c.DiskMode)},
-		{"VM_DISK_ON_NEW_IMAGE", "{recreate}", "write refuse", c.DiskOnNewImage == OnNewImageRecreate, string(c.DiskOnNewImage)},
 		{"VM_VOLUMES", "", "leave it out", len(c.Volumes) > 0, ""},
 		{"VM_FIRMWARE", "{secureboot}", "write bios, uefi or auto", c.Firmware == FirmwareSecureBoot, string(c.Firmware)},
 		{"VM_TPM", "{true}", "write false", c.TPM, "true"},

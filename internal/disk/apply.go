@@ -6,36 +6,55 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"time"
 )
+
+// Reports are told what happens while a plan is carried out. Each may be nil.
+type Reports struct {
+	// Note takes a line that the user should know: what was repaired, where something is kept.
+	Note func(text string)
+	// Progress takes how far something is that takes long, from 0 to 1.
+	Progress func(what string, fraction float64)
+}
 
 // Apply brings about what the plan says. It needs the lock of the plan's data directory, and looks again under it: between
 // the plan and the lock another vmentry may have been at work. What is done already is not done again, so Apply can be
 // repeated, and goes on where one that was cut off ended. When ctx ends, helpers are ended, what is half made is removed, and
 // the error wraps the context's cause; every other error is an *Error.
-func (p Plan) Apply(ctx context.Context, lock *Lock) error {
-	return applier{step: func(string) {}}.apply(ctx, p, lock)
+func (p Plan) Apply(ctx context.Context, lock *Lock, reports Reports) error {
+	a := applier{step: func(string) {}, note: reports.Note, progress: reports.Progress, now: time.Now}
+	if a.note == nil {
+		a.note = func(string) {}
+	}
+	if a.progress == nil {
+		a.progress = func(string, float64) {}
+	}
+	return a.apply(ctx, p, lock)
 }
 
 // applier does the steps of a plan.
 type applier struct {
-	step func(done string) // called after every change to the disk, by name; tests end the process in it
+	step     func(done string) // called after every change to the disk, by name; tests end the process in it
+	note     func(text string)
+	progress func(what string, fraction float64)
+	now      func() time.Time
 }
 
 func (a applier) apply(ctx context.Context, p Plan, lock *Lock) error {
 	if lock == nil || lock.dir != p.Input.DataDir {
 		return ioError("prepare "+p.Input.DataDir, errors.New("the data directory is not locked"))
 	}
-	facts, err := Inspect(p.Input)
+	facts, fresh, err := a.look(p)
 	if err != nil {
 		return err
 	}
-	fresh, err := MakePlan(p.Input, facts)
-	if err != nil {
-		return err
-	}
-	if p.Base != nil && p.Base.Identity != fresh.Base.Identity {
-		return refusal("use "+p.Base.Path+" as base image", "start again", "it was changed during this start")
+	if fresh.does(ActionVerify) {
+		if facts.Base.Identity.SHA256, err = a.verify(ctx, fresh, facts.Disk.Record); err != nil {
+			return err
+		}
+		if fresh, err = MakePlan(p.Input, facts); err != nil {
+			return err
+		}
 	}
 	for _, s := range fresh.Steps {
 		if ctx.Err() != nil {
@@ -48,20 +67,45 @@ func (a applier) apply(ctx context.Context, p Plan, lock *Lock) error {
 	return nil
 }
 
+// look makes the plan anew, for what is there now, and checks that it is about the same image.
+func (a applier) look(p Plan) (Facts, Plan, error) {
+	facts, err := Inspect(p.Input)
+	if err != nil {
+		return Facts{}, Plan{}, err
+	}
+	fresh, err := MakePlan(p.Input, facts)
+	if err != nil {
+		return Facts{}, Plan{}, err
+	}
+	// A lock on an image that is written leaves the holder's name there, which changes its dates.
+	if p.Mode != ModeDirect && p.Base != nil && fresh.Base != nil && p.Base.Identity != fresh.Base.Identity {
+		return Facts{}, Plan{}, refusal("use "+p.Base.Path+" as base image", "start again", "it was changed during this start")
+	}
+	return facts, fresh, nil
+}
+
 func (a applier) do(ctx context.Context, p Plan, f Facts, s Step, lock *Lock) error {
 	switch s.Action {
 	case ActionClean:
 		return a.clean(s.Paths)
+	case ActionFinish:
+		return a.finish(f)
 	case ActionRestore:
 		return a.restore(ctx, f.Restore, lock)
-	case ActionVerify:
-		return a.verify(ctx, p, f.Overlay.Record)
-	case ActionCreate:
-		return a.create(ctx, p, lock)
+	case ActionCheck:
+		return a.check(ctx, p.checked(f), lock, p.dirty)
+	case ActionCreate, ActionCopy:
+		return a.newDisk(ctx, p, lock)
+	case ActionRenew:
+		return a.replaceDisk(ctx, p, lock, true)
+	case ActionMerge:
+		return a.replaceDisk(ctx, p, lock, false)
+	case ActionFormat:
+		return a.remember(p)
 	case ActionRebase:
-		return a.rebase(ctx, p, lock)
+		return changing(f, lock, func() error { return a.rebase(ctx, p, lock) })
 	case ActionGrow:
-		return a.grow(ctx, p, lock)
+		return changing(f, lock, func() error { return a.grow(ctx, p, lock) })
 	case ActionNVRAM:
 		return a.nvram(p)
 	}
@@ -78,80 +122,54 @@ func (a applier) clean(leftovers []string) error {
 	return nil
 }
 
-// verify reads the whole base image. When it is the one of then, its new place and date are recorded, so that the next start
-// need not read it.
-func (a applier) verify(ctx context.Context, p Plan, recorded Record) error {
+// verify reads the whole base image and gives its digest. When it is the one of then, its new place and date are recorded, so
+// that the next start need not read it.
+func (a applier) verify(ctx context.Context, p Plan, recorded Record) (digest string, err error) {
 	op := "verify the base image " + p.Base.Path
-	digest, err := fullDigest(ctx, p.Base.Path)
-	if err != nil {
-		return stoppedOr(ctx, op, err)
-	}
-	if digest != recorded.Base.SHA256 {
-		return refusal(op, fmt.Sprintf("put the image of then back, or move %s aside to start afresh from the new one (what the guest wrote is then no longer used)",
-			paths{p.Input.DataDir}.disk()),
-			"it is not the one that the guest's disk was made from: then %s (%s), now sha256 %s", recorded.Path, recorded.Base, shortDigest(digest))
+	watch := func(fraction float64) { a.progress("comparing "+p.Base.Path+" with the image of then", fraction) }
+	if digest, err = fullDigest(ctx, p.Base.Path, watch); err != nil {
+		return "", stoppedOr(ctx, op, err)
 	}
 	a.step("base verified")
+	if digest != recorded.Base.SHA256 {
+		return digest, nil
+	}
 	now := p.Base.Identity
 	now.SHA256 = digest
-	if err := replaceRecord(paths{p.Input.DataDir}.disk(), Record{Version: recordVersion, Path: p.Base.Path, Base: now}); err != nil {
-		return ioError(op, err)
+	dir := paths{p.Input.DataDir}.disk()
+	if p.does(ActionFinish) || p.does(ActionRestore) {
+		return digest, nil // it is another directory that is to have that name
+	}
+	if err := replaceRecord(dir, Record{Version: recordVersion, Path: p.Base.Path, Base: now}); err != nil {
+		return "", ioError(op, err)
 	}
 	a.step("record replaced")
-	return nil
+	return digest, nil
 }
 
-// create makes overlay and record in a directory of another name, and gives it its name when both are on disk.
-func (a applier) create(ctx context.Context, p Plan, lock *Lock) (err error) {
-	op := "make the overlay " + p.Overlay
-	places := paths{p.Input.DataDir}
-	temporary, err := os.MkdirTemp(p.Input.DataDir, temporaryPattern(diskName))
-	if err != nil {
-		return ioError(op, err)
+// changing does something to a disk that is in use: if it is cut off, the next start has to check the disk as after a QEMU that
+// was killed.
+func changing(f Facts, lock *Lock, do func() error) error {
+	if f.Unclean {
+		return do()
 	}
-	defer func() {
-		if err != nil {
-			_ = os.RemoveAll(temporary)
-		}
-	}()
-	a.step("temporary made")
-	overlay := filepath.Join(temporary, overlayName)
-	if err := runQEMUImg(ctx, p, lock, p.createArgs(overlay)); err != nil {
-		return stoppedOr(ctx, op, err)
+	if err := lock.SetRunning(true); err != nil {
+		return err
 	}
-	a.step("overlay created")
-	if err := errors.Join(os.Chmod(overlay, 0o600), syncPath(overlay)); err != nil {
-		return ioError(op, err)
+	if err := do(); err != nil {
+		return err
 	}
-	a.step("overlay synced")
-	if err := replaceRecord(temporary, Record{Version: recordVersion, Path: p.Base.Path, Base: p.Base.Identity}); err != nil {
-		return ioError(op, err)
-	}
-	a.step("record written")
-	if err := errors.Join(os.Chmod(temporary, 0o755), syncPath(temporary)); err != nil {
-		return ioError(op, err)
-	}
-	a.step("temporary synced")
-	// The name is free or an empty directory's, which rename replaces; it fails for one with content.
-	if err := os.Rename(temporary, places.disk()); err != nil {
-		return ioError(op, err)
-	}
-	a.step("temporary renamed")
-	if err := syncPath(p.Input.DataDir); err != nil {
-		return ioError(op, err)
-	}
-	a.step("data directory synced")
-	return nil
+	return lock.SetRunning(false)
 }
 
 // rebase changes the header's first sectors in one write; killed before or after it, the overlay is whole.
 func (a applier) rebase(ctx context.Context, p Plan, lock *Lock) error {
-	op := "write the base image's new path into " + p.Overlay
-	if err := runQEMUImg(ctx, p, lock, p.rebaseArgs()); err != nil {
+	op := "write the base image's new path into " + p.Path
+	if err := runQEMUImg(ctx, p, lock, nil, p.rebaseArgs()); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	a.step("overlay rebased")
-	if err := syncPath(p.Overlay); err != nil {
+	if err := syncPath(p.Path); err != nil {
 		return ioError(op, err)
 	}
 	return nil
@@ -160,12 +178,12 @@ func (a applier) rebase(ctx context.Context, p Plan, lock *Lock) error {
 // grow writes a larger L1 table where one is needed, then points the header to it, then writes the new size: killed between
 // them, the overlay has the old size and at most some unused clusters.
 func (a applier) grow(ctx context.Context, p Plan, lock *Lock) error {
-	op := "grow " + p.Overlay
-	if err := runQEMUImg(ctx, p, lock, p.growArgs()); err != nil {
+	op := "grow " + p.Path
+	if err := runQEMUImg(ctx, p, lock, nil, p.growArgs()); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	a.step("overlay grown")
-	if err := syncPath(p.Overlay); err != nil {
+	if err := syncPath(p.Path); err != nil {
 		return ioError(op, err)
 	}
 	return nil

@@ -36,12 +36,12 @@ func TestApplyMakesAndKeeps(t *testing.T) {
 	if p.Steps != nil || p.Size != 16<<20 {
 		t.Errorf("second start would do:\n%v", p)
 	}
-	i := imgInfo(t, p.Overlay)
+	i := imgInfo(t, p.Path)
 	base := filepath.Join(f.in.ImageDirs[0], "disk.img")
 	if i.VirtualSize != 16<<20 || i.Backing != base || i.BackingFormat != "raw" {
 		t.Errorf("overlay: %+v", i)
 	}
-	guestWrites(t, p.Overlay, 0xaa, 4<<20, 1<<20)
+	guestWrites(t, p.Path, 0xaa, 4<<20, 1<<20)
 	write(t, p.NVRAM, pattern(540<<10, 5))
 	f.in.Size = 32 << 20
 	if p := f.apply(t); actions(p) != "grow" {
@@ -55,12 +55,12 @@ func TestApplyMakesAndKeeps(t *testing.T) {
 	if p.Size != 32<<20 || !strings.Contains(strings.Join(p.Warnings, "\n"), "never made smaller") {
 		t.Errorf("asked for less: %v", p)
 	}
-	guestReads(t, p.Overlay, 0xaa, 4<<20, 1<<20)
-	run(t, "qemu-img", "check", "-q", p.Overlay)
+	guestReads(t, p.Path, 0xaa, 4<<20, 1<<20)
+	run(t, "qemu-img", "check", "-q", p.Path)
 	if b, _ := os.ReadFile(p.NVRAM); string(b) != string(pattern(540<<10, 5)) {
 		t.Error("the variable store was made anew")
 	}
-	if st, err := os.Stat(p.Overlay); err != nil || st.Mode().Perm() != 0o600 {
+	if st, err := os.Stat(p.Path); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("overlay's mode: %v %v", st.Mode(), err)
 	}
 }
@@ -73,16 +73,16 @@ func TestApplyOverAQCOW2WithAnOddName(t *testing.T) {
 	os.Remove(name)
 	f.apply(t)
 	p := f.plan(t)
-	if i := imgInfo(t, p.Overlay); i.Backing != odd || i.BackingFormat != "qcow2" || p.Steps != nil {
+	if i := imgInfo(t, p.Path); i.Backing != odd || i.BackingFormat != "qcow2" || p.Steps != nil {
 		t.Errorf("overlay %+v, left to do %v", i, p.Steps)
 	}
-	run(t, "qemu-img", "compare", "-F", "qcow2", odd, p.Overlay)
+	run(t, "qemu-img", "compare", "-F", "qcow2", odd, p.Path)
 }
 
 func TestApplyAfterTheImageMoved(t *testing.T) {
 	f := newFixture(t)
 	p := f.apply(t)
-	guestWrites(t, p.Overlay, 0xbb, 0, 1<<20)
+	guestWrites(t, p.Path, 0xbb, 0, 1<<20)
 	if err := os.Rename(f.in.ImageDirs[0], f.in.ImageDirs[1]); err != nil {
 		t.Fatal(err)
 	}
@@ -92,8 +92,8 @@ func TestApplyAfterTheImageMoved(t *testing.T) {
 	if p := f.apply(t); p.Steps != nil {
 		t.Errorf("after the move: %v", p)
 	}
-	guestReads(t, p.Overlay, 0xbb, 0, 1<<20)
-	run(t, "qemu-img", "check", "-q", p.Overlay)
+	guestReads(t, p.Path, 0xbb, 0, 1<<20)
+	run(t, "qemu-img", "check", "-q", p.Path)
 }
 
 func TestBaseImageChanged(t *testing.T) {
@@ -146,10 +146,10 @@ func TestBaseImageChanged(t *testing.T) {
 				baseImage(t, p, 40<<20, 1)
 			})
 		}, "verify", ""},
-		{"edited where no sample is", true, func(t *testing.T, p string) { edit(t, p, notSampled) }, "verify", "not the one that the guest's disk was made from"},
+		{"edited where no sample is", true, func(t *testing.T, p string) { edit(t, p, notSampled) }, "verify", "it was made from another base image"},
 		{"edited where no sample is, old date", true, func(t *testing.T, p string) {
 			sameDate(t, p, func() { edit(t, p, notSampled) })
-		}, "verify", "not the one that the guest's disk was made from"},
+		}, "verify", "it was made from another base image"},
 		{"edited where no sample is, no digest", false, func(t *testing.T, p string) { edit(t, p, notSampled); touch(t, p) }, "", "no digest was recorded"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestBaseImageChanged(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			before, err := os.ReadFile(p.Overlay)
+			before, err := os.ReadFile(p.Path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -237,7 +237,7 @@ func TestHostileOverlays(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFixture(t)
 			p := f.apply(t)
-			tt.make(t, p.Overlay, p.Base.Path)
+			tt.make(t, p.Path, p.Base.Path)
 			_, err := applyInput(t.Context(), f.in, func(string) {})
 			checkError(t, err, KindIO, tt.want)
 		})
@@ -259,11 +259,11 @@ func patch(t *testing.T, path string, off int64, value byte) {
 func TestOverlayOfAForeignBackingFileIsRewritten(t *testing.T) {
 	f := newFixture(t)
 	p := f.apply(t)
-	run(t, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd", p.Overlay)
+	run(t, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd", p.Path)
 	if p := f.apply(t); actions(p) != "rebase" {
 		t.Errorf("plan %v", p)
 	}
-	if i := imgInfo(t, p.Overlay); i.Backing != p.Base.Path {
+	if i := imgInfo(t, p.Path); i.Backing != p.Base.Path {
 		t.Errorf("backed by %s", i.Backing)
 	}
 }
@@ -273,7 +273,7 @@ func TestNVRAMOfAnotherFirmware(t *testing.T) {
 	f.in.None = true
 	f.in.NVRAMTemplate = write(t, filepath.Join(t.TempDir(), "vars"), pattern(1000, 1))
 	p := f.apply(t)
-	if p.Base != nil || p.Overlay != "" || p.NVRAM == "" {
+	if p.Base != nil || p.Path != "" || p.NVRAM == "" {
 		t.Errorf("plan without a disk: %+v", p)
 	}
 	write(t, f.in.NVRAMTemplate, pattern(2000, 1))
@@ -286,13 +286,13 @@ func TestNVRAMOfAnotherFirmware(t *testing.T) {
 
 func TestApplyNeedsItsLock(t *testing.T) {
 	f := newFixture(t)
-	checkError(t, f.plan(t).Apply(t.Context(), nil), KindIO, "not locked")
+	checkError(t, f.plan(t).Apply(t.Context(), nil, Reports{}), KindIO, "not locked")
 	lock, err := TakeLock(t.Context(), t.TempDir(), Holder{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	checkError(t, f.plan(t).Apply(t.Context(), lock), KindIO, "not locked")
+	checkError(t, f.plan(t).Apply(t.Context(), lock, Reports{}), KindIO, "not locked")
 }
 
 func TestBaseChangedBetweenPlanAndApply(t *testing.T) {
@@ -304,7 +304,7 @@ func TestBaseChangedBetweenPlanAndApply(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	checkError(t, p.Apply(t.Context(), lock), KindIO, "changed during this start")
+	checkError(t, p.Apply(t.Context(), lock, Reports{}), KindIO, "changed during this start")
 }
 
 // TestStopDuringPreparation ends the context while qemu-img runs.
@@ -404,7 +404,8 @@ func applyKilled(t *testing.T, in Input, kill int) string {
 	return names[len(names)-1]
 }
 
-// TestKilledAtEveryStep kills a start at each of its steps; the next start must bring about what an undisturbed one does.
+// TestKilledAtEveryStep kills a start at each of its steps; the next start must bring about what an undisturbed one does. What more there
+// is to be killed at, test/fault does.
 func TestKilledAtEveryStep(t *testing.T) {
 	for _, phase := range []struct {
 		name    string
@@ -416,64 +417,97 @@ func TestKilledAtEveryStep(t *testing.T) {
 			if err := p.RecordDigest(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			guestWrites(t, p.Overlay, 0xcc, 2<<20, 2<<20)
+			guestWrites(t, p.Path, 0xcc, 2<<20, 2<<20)
 			run(t, "cp", "-r", f.in.ImageDirs[0], f.in.ImageDirs[1])
 			if err := os.RemoveAll(f.in.ImageDirs[0]); err != nil {
 				t.Fatal(err)
 			}
 			f.in.Size = 2 << 30
 		}},
-	} {
-		seen := map[string]bool{}
-		for kill, ended := 1, false; !ended; kill++ {
-			f := newFixture(t)
+		{"another image", func(t *testing.T, f *fixture) {
+			p := f.apply(t)
+			guestWrites(t, p.Path, 0xcc, 2<<20, 2<<20)
+			write(t, p.NVRAM, []byte("variables of then"))
+			baseImage(t, p.Base.Path, 4<<20, 7)
 			f.in.NVRAMTemplate = write(t, filepath.Join(t.TempDir(), "vars"), pattern(1000, 4))
-			phase.prepare(t, &f)
-			name := applyKilled(t, f.in, kill)
-			ended, seen[name] = name == "", true
-			// Killed again at the first step of the repetition, then left alone.
-			applyKilled(t, f.in, 1)
-			f.apply(t)
-			p := f.plan(t)
-			if p.Steps != nil {
-				t.Errorf("%s, killed at %q: left to do:\n%v", phase.name, name, p)
-			}
-			run(t, "qemu-img", "check", "-q", p.Overlay)
-			if i := imgInfo(t, p.Overlay); i.VirtualSize != f.in.Size || i.Backing != p.Base.Path {
-				t.Errorf("%s, killed at %q: %+v", phase.name, name, i)
-			}
-			if phase.name != "first start" {
-				guestReads(t, p.Overlay, 0xcc, 2<<20, 2<<20)
-			}
-			checkNames(t, f.in.DataDir, "disk", "lock", "nvram.fd")
-			checkNames(t, filepath.Join(f.in.DataDir, "disk"), recordName, overlayName)
-		}
-		t.Logf("%s: killed at %d steps: %v", phase.name, len(seen)-1, seen)
+			f.in.Recreate = true
+		}},
+	} {
+		t.Run(phase.name, func(t *testing.T) {
+			t.Parallel()
+			killAtEveryStep(t, phase.name, phase.prepare)
+		})
 	}
+}
+
+func killAtEveryStep(t *testing.T, phase string, prepare func(*testing.T, *fixture)) {
+	seen := map[string]bool{}
+	for kill, ended := 1, false; !ended; kill++ {
+		f := newFixture(t)
+		f.in.NVRAMTemplate = write(t, filepath.Join(t.TempDir(), "vars"), pattern(1000, 4))
+		prepare(t, &f)
+		name := applyKilled(t, f.in, kill)
+		ended, seen[name] = name == "", true
+		// Killed again at the first step of the repetition, then left alone.
+		applyKilled(t, f.in, 1)
+		f.apply(t)
+		p := f.plan(t)
+		if p.Steps != nil && actions(p) != "check" { // it is checked until a QEMU has ended well
+			t.Errorf("%s, killed at %q: left to do:\n%v", phase, name, p)
+		}
+		run(t, "qemu-img", "check", "-q", p.Path)
+		if i := imgInfo(t, p.Path); i.VirtualSize != f.in.Size || p.Mode == ModeOverlay && i.Backing != p.Base.Path {
+			t.Errorf("%s, killed at %q: %+v", phase, name, i)
+		}
+		where := p.Path
+		kept, _ := filepath.Glob(filepath.Join(f.in.DataDir, keptPrefix+"*"))
+		if phase == "another image" {
+			if len(kept) != 1 {
+				t.Fatalf("killed at %q: kept are %v", name, kept)
+			}
+			where = filepath.Join(kept[0], overlayName)
+			run(t, "qemu-img", "compare", "-f", "qcow2", "-F", "raw", p.Path, p.Base.Path)
+			if b, _ := os.ReadFile(filepath.Join(kept[0], nvramName)); string(b) != "variables of then" {
+				t.Errorf("killed at %q: the variables of then are lost", name)
+			}
+			// over its own image, which is gone, it cannot be read as a chain
+			baseImage(t, p.Base.Path, 3<<20, 1)
+		}
+		if phase != "first start" {
+			guestReads(t, where, 0xcc, 2<<20, 2<<20)
+		}
+		want := []string{"disk", "lock", "nvram.fd"}
+		if len(kept) == 1 {
+			want = []string{"disk", filepath.Base(kept[0]), "lock", "nvram.fd"}
+		}
+		checkNames(t, f.in.DataDir, want...)
+		checkNames(t, filepath.Join(f.in.DataDir, "disk"), recordName, filepath.Base(p.Path))
+	}
+	t.Logf("%s: killed at %d steps: %v", phase, len(seen)-1, seen)
 }
 
 // TestResizeKilledAnywhere kills qemu-img itself while it grows an overlay to where a new L1 table is needed.
 func TestResizeKilledAnywhere(t *testing.T) {
 	f := newFixture(t)
 	p := f.apply(t)
-	guestWrites(t, p.Overlay, 0xdd, 2<<20, 2<<20)
-	whole, err := os.ReadFile(p.Overlay)
+	guestWrites(t, p.Path, 0xdd, 2<<20, 2<<20)
+	whole, err := os.ReadFile(p.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var killed, old, grown, leaks int
-	for i := range 60 {
-		write(t, p.Overlay, whole)
-		cmd := exec.Command("qemu-img", "resize", "-q", "-f", "qcow2", p.Overlay, "64T")
+	for i := range 30 {
+		write(t, p.Path, whole)
+		cmd := exec.Command("qemu-img", "resize", "-q", "-f", "qcow2", p.Path, "64T")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(i) * 700 * time.Microsecond)
+		time.Sleep(time.Duration(i) * 1400 * time.Microsecond)
 		_ = cmd.Process.Kill()
 		if cmd.Wait() != nil {
 			killed++
 		}
-		switch size := imgInfo(t, p.Overlay).VirtualSize; size {
+		switch size := imgInfo(t, p.Path).VirtualSize; size {
 		case 16 << 20:
 			old++
 		case 64 << 40:
@@ -482,13 +516,13 @@ func TestResizeKilledAnywhere(t *testing.T) {
 			t.Fatalf("a size of %d", size)
 		}
 		// 3 is leaked clusters: space that is not used again, and no harm.
-		check := exec.Command("qemu-img", "check", "-q", p.Overlay)
+		check := exec.Command("qemu-img", "check", "-q", p.Path)
 		if check.Run(); check.ProcessState.ExitCode() == 3 {
 			leaks++
 		} else if check.ProcessState.ExitCode() != 0 {
 			t.Fatalf("check ends with %d", check.ProcessState.ExitCode())
 		}
-		guestReads(t, p.Overlay, 0xdd, 2<<20, 2<<20)
+		guestReads(t, p.Path, 0xdd, 2<<20, 2<<20)
 	}
 	t.Logf("killed %d times: %d of the old size, %d grown, %d with leaked clusters", killed, old, grown, leaks)
 	if killed == 0 {
@@ -547,7 +581,7 @@ func childSmallTmpfs() {
 func TestVolumeThatCannotBeWritten(t *testing.T) {
 	for how, want := range map[string][]string{
 		"full":      {"cannot lock the data directory", "no space left on device; free space on that volume"},
-		"nearly":    {"cannot make the overlay", "No space left on device; free space on that volume"},
+		"nearly":    {"cannot make the guest's disk", "No space left on device; free space on that volume"},
 		"read-only": {"cannot lock the data directory", "read-only file system; mount a writable volume"},
 	} {
 		t.Run(how, func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package disk prepares what the guest boots from: the base image, the overlay that the guest writes, its size, and the
-// UEFI variable store. It works in three parts that can be used one by one:
+// Package disk prepares what the guest boots from: the base image, the overlay or copy that the guest writes, its size, and
+// the UEFI variable store. It works in three parts that can be used one by one:
 //
 //	Inspect   reads: images, data directory, what is left of the last start. Changes nothing, needs no privilege.
 //	MakePlan  decides: a pure function from what was asked and what was found to a list of steps, or a refusal.
@@ -7,9 +7,13 @@
 //
 // The data directory then holds:
 //
-//	lock                  held for as long as a VM runs on this directory; names its holder
-//	disk/overlay.qcow2    what the guest wrote, backed by the base image
-//	disk/base.json        which base image that was
+//	lock                  held for as long as a VM runs on this directory; names its holder, and whether its end was clean
+//	disk/overlay.qcow2    what the guest wrote, backed by the base image; or
+//	disk/copy.qcow2       the guest's whole disk
+//	disk/base.json        which base image it was made from
+//	disk.next             a new disk, whole, on its way to take the old one's place
+//	disk.kept-DATE        an old disk that another one has taken the place of
+//	direct.json           how an image is read that the guest writes itself
 //	nvram.fd              the UEFI variables
 //	identity              whose data these are (the caller's)
 //
@@ -21,6 +25,7 @@
 package disk
 
 import (
+	"cmp"
 	"path/filepath"
 )
 
@@ -28,9 +33,23 @@ import (
 const (
 	lockName    = "lock"
 	diskName    = "disk"
+	nextName    = "disk.next"
+	keptPrefix  = "disk.kept-"
 	overlayName = "overlay.qcow2"
+	copyName    = "copy.qcow2"
 	recordName  = "base.json"
+	directName  = "direct.json"
 	nvramName   = "nvram.fd"
+)
+
+// Mode is what the guest's disk is.
+type Mode string
+
+// The modes.
+const (
+	ModeOverlay Mode = "overlay" // what the guest writes is kept apart from the base image
+	ModeCopy    Mode = "copy"    // a full copy of the base image, which is not needed any more
+	ModeDirect  Mode = "direct"  // the image itself
 )
 
 // IdentityName is a file of the caller's in the data directory, to be made with [WriteFile].
@@ -46,6 +65,11 @@ type Input struct {
 	Blank bool
 	// ImageDirs are searched for the base image when Image is empty. Those that do not exist are skipped.
 	ImageDirs []string
+	// Mode is what the guest's disk is to be; empty is ModeOverlay.
+	Mode Mode
+	// Recreate makes a new disk when the base image is not the one that the overlay was made from, and keeps the old one aside.
+	// Without it that is refused.
+	Recreate bool
 	// None is a VM without a main disk. Only the variable store is then prepared.
 	None bool
 	// Size is the wanted size of the guest's disk in bytes, rounded up to 512.
@@ -66,6 +90,15 @@ type paths struct{ data string }
 
 func (p paths) lock() string    { return filepath.Join(p.data, lockName) }
 func (p paths) disk() string    { return filepath.Join(p.data, diskName) }
+func (p paths) next() string    { return filepath.Join(p.data, nextName) }
 func (p paths) overlay() string { return filepath.Join(p.data, diskName, overlayName) }
+func (p paths) copy() string    { return filepath.Join(p.data, diskName, copyName) }
 func (p paths) record() string  { return filepath.Join(p.data, diskName, recordName) }
+func (p paths) direct() string  { return filepath.Join(p.data, directName) }
 func (p paths) nvram() string   { return filepath.Join(p.data, nvramName) }
+
+// strandedNVRAM is where the variable store is for a moment while its disk is set aside.
+func (p paths) strandedNVRAM() string { return filepath.Join(p.data, diskName, nvramName) }
+
+// mode is the mode that was asked for.
+func (in Input) mode() Mode { return cmp.Or(in.Mode, ModeOverlay) }

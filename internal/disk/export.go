@@ -3,11 +3,9 @@ package disk
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 // exportName is that of an export in the data directory that is passed on at once. It never has that name itself, but temporary ones, so
@@ -65,7 +63,7 @@ func TemporaryExport(dir string) (path string, err error) {
 // Convert writes it from a disk that no guest writes, whose data directory is locked by lock.
 func (e *Export) Convert(ctx context.Context, lock *Lock, compress bool) error {
 	op := "export to " + e.final
-	overlay, err := inspectOverlayIn(paths{lock.dir}.disk())
+	overlay, err := inspectDiskIn(paths{lock.dir}.disk())
 	if err != nil {
 		return err
 	}
@@ -83,14 +81,14 @@ func (e *Export) Convert(ctx context.Context, lock *Lock, compress bool) error {
 	if compress {
 		args = append(args, "-c")
 	}
-	below := "file"
-	if info, err := os.Stat(overlay.Backing); err == nil && info.Mode()&fs.ModeDevice != 0 {
-		below = "host_device"
-	}
 	// the chain by name: what stands in a header is not what decides which file is read
-	args = append(args, "--image-opts", fmt.Sprintf("driver=qcow2,file.driver=file,file.filename=%s,backing.driver=%s,backing.file.driver=%s,backing.file.filename=%s",
-		strings.ReplaceAll(overlay.Path, ",", ",,"), overlay.BackingFormat, below, strings.ReplaceAll(overlay.Backing, ",", ",,")), e.Path)
-	if err := runQEMUImg(ctx, Plan{Input: Input{QEMUImg: program}}, lock, args); err != nil {
+	var below node
+	if overlay.Backing != "" {
+		info, err := os.Stat(overlay.Backing)
+		below = layer(Format(overlay.BackingFormat), rawFile(overlay.Backing, err == nil && info.Mode()&fs.ModeDevice != 0), nil)
+	}
+	args = append(args, layer(FormatQCOW2, rawFile(overlay.Path, false), below).String(), e.Path)
+	if err := runQEMUImg(ctx, Plan{Input: Input{QEMUImg: program}}, lock, nil, args); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -22,6 +23,8 @@ type Place struct {
 	Direct bool `json:"direct"`
 	// OwnLayer says that the directory belongs to the container's own writable layer and ends with the container.
 	OwnLayer bool `json:"ownLayer"`
+	// LocalLocks says that it is an NFS volume whose locks other machines do not see (nfs(5), nolock and local_lock).
+	LocalLocks bool `json:"localLocks,omitempty"`
 }
 
 // fileSystems are those that are met below containers. Direct is what open(2) and the file systems' own documents say: tmpfs
@@ -57,7 +60,9 @@ func inspectPlace(dir string) (Place, error) {
 	if known, ok := fileSystems[int64(st.Type)]; ok {
 		place.Type, place.Direct = known.name, known.direct
 	}
-	place.OwnLayer = onRootMount(existing)
+	m := mountOf(existing)
+	place.OwnLayer = m.point == "/"
+	place.LocalLocks = place.Type == "nfs" && m.localLocks()
 	return place, nil
 }
 
@@ -75,20 +80,32 @@ func nearestExisting(dir string) (string, error) {
 	}
 }
 
-// onRootMount says that path lies on the same mount as "/", which in a container is its own writable layer. Device numbers
-// would not do: with some storage drivers a volume has the same one.
-func onRootMount(path string) bool {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return mountPoint(f, path) == "/"
+// mount is what a path lies on.
+type mount struct {
+	point   string   // "/" is the container's own writable layer. Device numbers would not tell: some storage drivers give a volume the same one
+	options []string // the file system's own
 }
 
-// mountPoint finds the mount that path (absolute, without links) lies on, in the format of proc(5), "/proc/[pid]/mountinfo".
-func mountPoint(mountinfo io.Reader, path string) string {
-	var best string
+// mountOf finds the mount that path (absolute, without links) lies on; the zero value where that is not to be found out.
+func mountOf(path string) mount {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return mount{}
+	}
+	defer f.Close()
+	return findMount(f, path)
+}
+
+// localLocks says that locks on an NFS mount are this machine's alone.
+func (m mount) localLocks() bool {
+	return slices.ContainsFunc(m.options, func(o string) bool {
+		return o == "nolock" || strings.HasPrefix(o, "local_lock=") && o != "local_lock=none"
+	})
+}
+
+// findMount finds the mount in the format of proc(5), "/proc/[pid]/mountinfo".
+func findMount(mountinfo io.Reader, path string) mount {
+	var best mount
 	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
@@ -96,8 +113,13 @@ func mountPoint(mountinfo io.Reader, path string) string {
 			continue
 		}
 		point := unescapeMount(fields[4])
-		if len(point) >= len(best) && (path == point || strings.HasPrefix(path, strings.TrimSuffix(point, "/")+"/")) {
-			best = point
+		if len(point) >= len(best.point) && (path == point || strings.HasPrefix(path, strings.TrimSuffix(point, "/")+"/")) {
+			best = mount{point: point}
+			if _, after, found := strings.Cut(lines.Text(), " - "); found {
+				if last := strings.Fields(after); len(last) > 2 {
+					best.options = strings.Split(last[2], ",")
+				}
+			}
 		}
 	}
 	return best

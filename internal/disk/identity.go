@@ -19,11 +19,12 @@ import (
 // The proof is taken in steps, the cheap ones first:
 //
 //  1. Bytes, Format, VirtualSize and Sampled must be equal; else it is another image.
-//  2. Inode and ChangeTime are equal: it is the very same file, untouched (see sameFile). The usual restart ends here.
-//  3. The file is another one, or was touched: the container image was pulled to another node, or built again. With SHA256
+//  2. Where both full digests are known they decide.
+//  3. Inode and ChangeTime are equal: it is the very same file, untouched (see sameFile). The usual restart ends here.
+//  4. The file is another one, or was touched: the container image was pulled to another node, or built again. With SHA256
 //     recorded, the whole file is read and compared. This is needed even where the modification time is equal, because
 //     reproducible builds give every file the same one.
-//  4. Without SHA256 (the first start ended before it was recorded) an equal ModTime is taken as proof, and another one is
+//  5. Without SHA256 (the first start ended before it was recorded) an equal ModTime is taken as proof, and another one is
 //     refused: a refusal can be mended, an overwritten file system cannot.
 type Identity struct {
 	Format Format `json:"format"`
@@ -76,6 +77,11 @@ func (recorded Identity) compare(now Identity) verdict {
 	case recorded.Bytes != now.Bytes, recorded.Format != now.Format,
 		recorded.VirtualSize != now.VirtualSize, recorded.Sampled != now.Sampled:
 		return verdictDifferent
+	case recorded.SHA256 != "" && now.SHA256 != "":
+		if recorded.SHA256 != now.SHA256 {
+			return verdictDifferent
+		}
+		return verdictSame
 	case recorded.sameFile(now):
 		return verdictSame
 	case recorded.SHA256 != "":
@@ -133,20 +139,30 @@ func sampleDigest(r io.ReaderAt, size int64) (string, error) {
 }
 
 // fullDigest is the SHA-256 of the whole file in hex. It ends early with the cause of ctx.
-func fullDigest(ctx context.Context, path string) (string, error) {
+func fullDigest(ctx context.Context, path string, progress func(float64)) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return "", err
+	}
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
-	for {
+	for done := int64(0); ; {
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
 		n, err := f.Read(buf)
 		h.Write(buf[:n])
+		if done += int64(n); size > 0 {
+			progress(min(1, float64(done)/float64(size)))
+		}
 		if err == io.EOF {
 			return hex.EncodeToString(h.Sum(nil)), nil
 		}

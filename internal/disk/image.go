@@ -22,6 +22,10 @@ type Image struct {
 	Boot BootHints `json:"boot"`
 	// Direct says that the file can be read with O_DIRECT.
 	Direct bool `json:"direct"`
+	// Device says that it is a block device.
+	Device bool `json:"device,omitempty"`
+	// Dirty says that it is a qcow2 image that was not closed and whose reference counts have to be made anew.
+	Dirty bool `json:"dirty,omitempty"`
 	// Warnings are oddities that do not keep the image from being used.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -159,7 +163,7 @@ func inspectContent(path, op string, f *os.File, format Format) (*Image, error) 
 			return nil, ioError(op, err)
 		}
 	}
-	image := &Image{Path: path}
+	image := &Image{Path: path, Device: info.Mode()&fs.ModeDevice != 0}
 	image.Identity = Identity{Format: kind.format, Bytes: size, VirtualSize: roundUp(size)}
 	image.Identity.ModTime, image.Identity.Inode, image.Identity.ChangeTime = fileStamp(info)
 	switch {
@@ -199,7 +203,7 @@ func (i *Image) inspectQCOW2(op string, f io.ReaderAt) error {
 		e.Advice = "copy the image again, or look at it with qemu-img check"
 		return e
 	}
-	if header.incompatible&incompatDirty != 0 {
+	if i.Dirty = header.incompatible&incompatDirty != 0; i.Dirty {
 		i.warn("it was not closed cleanly by the program that wrote it")
 	}
 	i.Identity.VirtualSize = roundUp(header.size)

@@ -172,13 +172,21 @@ func TestMountPoint(t *testing.T) {
 23 22 0:21 / /proc rw - proc proc rw
 24 22 8:1 /vol /var/lib/vmentry rw - ext4 /dev/sda1 rw
 25 22 8:1 /vol /with\040space rw - ext4 /dev/sda1 rw
+26 22 0:50 / /nfs rw,relatime shared:1 - nfs4 server:/x rw,vers=4.2,hard,local_lock=none,addr=10.0.0.1
+27 22 0:51 / /nfs3 rw,relatime - nfs server:/x rw,vers=3,nolock,local_lock=all,addr=10.0.0.1
+28 22 0:52 / /nfs4 rw,relatime - nfs4 server:/x rw,vers=4.2,local_lock=flock,addr=10.0.0.1
 `
 	for path, want := range map[string]string{
 		"/var/lib/vmentry": "/var/lib/vmentry", "/var/lib/vmentry/x": "/var/lib/vmentry",
 		"/var/lib/vmentry2": "/", "/var/lib": "/", "/": "/", "/with space/x": "/with space",
 	} {
-		if got := mountPoint(strings.NewReader(mountinfo), path); got != want {
+		if got := findMount(strings.NewReader(mountinfo), path).point; got != want {
 			t.Errorf("%s is on %q, want %q", path, got, want)
+		}
+	}
+	for path, want := range map[string]bool{"/nfs/x": false, "/nfs3/x": true, "/nfs4": true, "/": false} {
+		if got := findMount(strings.NewReader(mountinfo), path).localLocks(); got != want {
+			t.Errorf("the locks of %s are local: %v, want %v", path, got, want)
 		}
 	}
 }

@@ -1,27 +1,35 @@
 package disk
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 )
 
 // Facts is what was found: all that MakePlan needs to know of the world.
 type Facts struct {
-	// Base is the base image; nil without a disk.
+	// Base is the base image; nil without a disk, and where the disk is a copy, which needs none.
 	Base *Image `json:"base,omitempty"`
+	// Target is what else was found out about Base where the guest is to write it.
+	Target Target `json:"target"`
 	// DataDir is the absolute path of the data directory.
 	DataDir string `json:"dataDir"`
 	// Place is the file system that the data directory is on, or will be.
 	Place Place `json:"place"`
-	// Overlay is the overlay of an earlier start; nil where there is none.
-	Overlay *Overlay `json:"overlay,omitempty"`
-	// Restore is the snapshot that has to be put in the overlay's place, nil for none. Overlay is then the snapshot's.
+	// Disk is the guest's disk of an earlier start; nil where there is none.
+	Disk *GuestDisk `json:"disk,omitempty"`
+	// Restore is the snapshot that has to be put in the disk's place, nil for none. Disk is then the snapshot's.
 	Restore *Restore `json:"restore,omitempty"`
+	// Next says that a new disk has yet to get its name: the old one has been set aside.
+	Next bool `json:"next,omitempty"`
+	// StrandedNVRAM says that the variable store is still where it was to be set aside.
+	StrandedNVRAM bool `json:"strandedNVRAM,omitempty"`
+	// Unclean says that the last QEMU on this directory has not been seen to end well.
+	Unclean bool `json:"unclean,omitempty"`
 	// Leftovers are the paths of what a start that was cut off left half made.
 	Leftovers []string `json:"leftovers,omitempty"`
 	// NVRAM is the size of the UEFI variable store in bytes, -1 where there is none.
@@ -30,20 +38,6 @@ type Facts struct {
 	NVRAMTemplate int64 `json:"nvramTemplate"`
 	// QEMUImg is the path of qemu-img, empty where there is none.
 	QEMUImg string `json:"qemuImg,omitempty"`
-}
-
-// Overlay is the guest's disk of an earlier start, as its own header and base.json tell.
-type Overlay struct {
-	Path          string `json:"path"`
-	VirtualSize   int64  `json:"virtualSize"` // bytes
-	Backing       string `json:"backing"`
-	BackingFormat string `json:"backingFormat"`
-	// Flaw says why the overlay must not be used, whatever its base; empty where it may.
-	Flaw string `json:"flaw,omitempty"`
-	// Dirty says that it was not closed and its reference counts have to be repaired. QEMU does that by itself.
-	Dirty bool `json:"dirty,omitempty"`
-	// Record is base.json.
-	Record Record `json:"record"`
 }
 
 // Inspect looks at the image and the data directory and changes nothing. It needs no more than the right to read them. The
@@ -57,10 +51,13 @@ func Inspect(in Input) (Facts, error) {
 	if facts.Place, err = inspectPlace(dir); err != nil {
 		return Facts{}, ioError("look at the data directory "+dir, err)
 	}
-	if facts.Leftovers, err = findLeftovers(dir); err != nil {
+	if facts.Unclean, err = inspectRunning(dir); err != nil {
 		return Facts{}, ioError("look at the data directory "+dir, err)
 	}
-	if facts.NVRAM, err = fileSize(paths{dir}.nvram()); err != nil {
+	if err := facts.findRemains(dir); err != nil {
+		return Facts{}, ioError("look at the data directory "+dir, err)
+	}
+	if facts.NVRAM, facts.StrandedNVRAM, err = inspectNVRAM(paths{dir}); err != nil {
 		return Facts{}, ioError("look at the variable store "+paths{dir}.nvram(), err)
 	}
 	facts.NVRAMTemplate = -1
@@ -72,33 +69,92 @@ func Inspect(in Input) (Facts, error) {
 	if in.None {
 		return facts, nil
 	}
-	if facts.Base, err = inspectBase(in); err != nil {
-		return Facts{}, err
-	}
 	// a snapshot that waits to be restored is what the guest's disk will be
 	restore, where, err := paths{dir}.toRestore()
 	if err != nil {
 		return Facts{}, err
 	}
+	if restore == nil && facts.Next {
+		where = paths{dir}.next()
+	}
 	facts.Restore = restore
-	facts.Overlay, err = inspectOverlayIn(where)
+	if facts.Disk, err = inspectDiskIn(where); err != nil {
+		return Facts{}, err
+	}
+	if facts.Disk != nil {
+		facts.Disk.Path = filepath.Join(paths{dir}.disk(), filepath.Base(facts.Disk.Path))
+	}
+	if facts.Disk == nil || facts.Disk.Record.mode() != ModeCopy {
+		err = facts.inspectBase(in)
+	}
 	return facts, err
 }
 
-func inspectBase(in Input) (*Image, error) {
+// Boot is what is known of how the guest's disk wants to be booted; false where there is no disk.
+func (f Facts) Boot() (BootHints, bool) {
+	switch {
+	case f.Base != nil:
+		return f.Base.Boot, true
+	case f.Disk != nil && f.Disk.Record.Boot != nil:
+		return *f.Disk.Record.Boot, true
+	}
+	return BootHints{}, false
+}
+
+// HasCopy says whether the guest's disk in the data directory is a full copy, which needs no base image. What makes it
+// unreadable is for Inspect to say.
+func HasCopy(dataDir string) bool {
+	_, where, err := paths{dataDir}.toRestore()
+	if err != nil {
+		return false
+	}
+	for _, dir := range []string{where, paths{dataDir}.next()} {
+		r, err := readRecord(filepath.Join(dir, recordName))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err == nil && r.mode() == ModeCopy
+		}
+	}
+	return false
+}
+
+// inspectBase looks at the image, and whether it can be written if it is to be.
+func (f *Facts) inspectBase(in Input) error {
 	path := in.Image
 	if path == "" {
 		found, err := findImage(in.ImageDirs)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		path = found
+	}
+	if in.mode() == ModeDirect {
+		return f.inspectDirect(path, in.Format)
 	}
 	image, err := inspectImage(path, in.Format)
 	if err == nil && in.Blank {
 		image.Warnings = nil
 	}
-	return image, err
+	f.Base = image
+	return err
+}
+
+// inspectDirect looks at an image that the guest is to write.
+func (f *Facts) inspectDirect(path string, format Format) error {
+	path, err := filepath.Abs(path)
+	op := "write to the image " + path
+	if err != nil {
+		return ioError(op, err)
+	}
+	target, err := inspectTarget(paths{f.DataDir}, path)
+	if err == nil {
+		err = target.resembles(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // for which inspectImage has better words
+		return ioError(op, err)
+	}
+	f.Target = target
+	f.Base, err = inspectImage(path, cmp.Or(target.Remembered, format))
+	return err
 }
 
 func findProgram(name string) string {
@@ -127,85 +183,51 @@ func fileSize(path string) (int64, error) {
 	return info.Size(), nil
 }
 
-// findLeftovers lists what was made under a temporary name and never renamed.
-func findLeftovers(dir string) ([]string, error) {
+// inspectNVRAM finds the variable store: its size, -1 where there is none, and whether it is still where it was to be set aside.
+func inspectNVRAM(places paths) (size int64, stranded bool, err error) {
+	if size, err = fileSize(places.nvram()); err != nil || size >= 0 {
+		return size, false, err
+	}
+	size, err = fileSize(places.strandedNVRAM())
+	return size, err == nil && size >= 0, err
+}
+
+// findRemains lists what a start that was cut off has left: what it made under a temporary name and never renamed, and a new
+// disk that is whole and did not get its name. While the old disk is there the guest may have written to it since, so that the new one
+// counts for nothing.
+func (f *Facts) findRemains(dir string) error {
+	places := paths{dir}
 	var found []string
+	haveDisk := false
 	for where, names := range map[string][]string{
-		dir:               {diskName, nvramName, IdentityName, restoreName, exportName},
-		paths{dir}.disk(): {recordName, snapshotMetaName},
+		dir:           {diskName, nvramName, IdentityName, directName, restoreName, exportName},
+		places.disk(): {recordName, snapshotMetaName},
+		places.next(): nil,
 	} {
 		entries, err := os.ReadDir(where)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
+		if err != nil {
+			return err
+		}
+		haveDisk = haveDisk || where == places.disk() && len(entries) > 0
+		f.Next = f.Next || where == places.next()
 		for _, entry := range entries {
 			if isTemporary(entry.Name(), names...) {
 				found = append(found, filepath.Join(where, entry.Name()))
 			}
 		}
 	}
-	more, err := findSnapshotLeftovers(paths{dir})
+	if f.Next && haveDisk {
+		f.Next, found = false, append(found, places.next())
+	}
+	more, err := findSnapshotLeftovers(places)
+	if err != nil {
+		return err
+	}
 	found = append(found, more...)
 	slices.Sort(found)
-	return found, err
-}
-
-// inspectOverlayIn reads the own header of the overlay in dir, which is the disk's directory or a snapshot's. Nil where no overlay was
-// made yet; a directory that is there and empty counts as that.
-func inspectOverlayIn(dir string) (*Overlay, error) {
-	const startAfresh = "to start afresh move that directory aside; what the guest wrote is then no longer used"
-	op := "use the guest's disk in " + dir
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, ioError(op, err)
-	}
-	overlay := &Overlay{Path: filepath.Join(dir, overlayName)}
-	overlay.Record, err = readRecord(filepath.Join(dir, recordName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, refusal(op, startAfresh, "%s is missing, so it is not known which base image it was made from", recordName)
-	}
-	if err != nil {
-		return nil, ioError(op, err)
-	}
-	f, err := os.Open(filepath.Join(dir, overlayName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, refusal(op, startAfresh, "%s is missing", overlayName)
-	}
-	if err != nil {
-		return nil, ioError(op, err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, ioError(op, err)
-	}
-	header, err := parseQCOW2(f, info.Size())
-	if err != nil {
-		e := ioError(op, err)
-		e.Advice = "restore it from a backup, or " + startAfresh
-		return nil, e
-	}
-	overlay.take(header)
-	return overlay, nil
-}
-
-// take carries over what the header says. Of all the references that a qcow2 file can have, one to the base image is legal.
-func (o *Overlay) take(h *qcow2Header) {
-	o.VirtualSize, o.Backing, o.BackingFormat = h.size, h.backing, h.backingFormat
-	o.Dirty = h.incompatible&incompatDirty != 0
-	switch {
-	case h.incompatible&incompatCorrupt != 0:
-		o.Flaw = "it is marked as corrupt"
-	case h.incompatible&incompatDataFile != 0 || h.hasDataFile || h.autoclear&autoclearDataFileRaw != 0:
-		o.Flaw = "it has an external data file, which vmentry never makes"
-	case h.crypt != 0:
-		o.Flaw = "it is encrypted, which vmentry never does"
-	case h.incompatible&^incompatKnown != 0:
-		o.Flaw = "it uses features that are not known here: " + strings.Join(h.unknownFeatures(), ", ")
-	case !h.hasBacking:
-		o.Flaw = "it has no backing file"
-	}
+	f.Leftovers = found
+	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -58,8 +60,16 @@ func (h Holder) patience(other Holder, wait time.Duration) time.Duration {
 // every process that has inherited File has ended. So data stay locked while a QEMU or a qemu-img writes to them, even when
 // the vmentry that started it was killed.
 type Lock struct {
-	file *os.File
-	dir  string
+	file  *os.File
+	dir   string
+	state lockState
+}
+
+// lockState is the content of the lock file.
+type lockState struct {
+	Holder
+	// Running says that a QEMU, or a qemu-img, was started on the directory's disks and has not been seen to end well.
+	Running bool `json:"running,omitempty"`
 }
 
 const (
@@ -92,11 +102,22 @@ func TakeLock(ctx context.Context, dir string, holder Holder, wait time.Duration
 		return nil, lockError(ctx, op, "stop that one first, or give this VM a data directory of its own (VM_DATA_DIR): one directory serves one VM",
 			readHolder(f), err)
 	}
-	if err := writeHolder(f, holder); err != nil {
+	lock := &Lock{file: f, dir: dir, state: lockState{Holder: holder, Running: leftRunning(f)}}
+	if err := lock.write(); err != nil {
 		f.Close()
 		return nil, ioError(op, err)
 	}
-	return &Lock{file: f, dir: dir}, nil
+	return lock, nil
+}
+
+// SetRunning notes, on disk, that a QEMU is about to write to the directory's disks, or that it has ended well. A start that
+// finds the note of an earlier one checks the disk first.
+func (l *Lock) SetRunning(running bool) error {
+	l.state.Running = running
+	if err := errors.Join(l.write(), l.file.Sync()); err != nil {
+		return ioError("write "+l.file.Name(), err)
+	}
+	return nil
 }
 
 // retry tries to take a lock until it has it, it fails for another reason than that somebody has it, or the time is up.
@@ -143,18 +164,42 @@ func hasNoLocks(err error) bool {
 	return false
 }
 
-// writeHolder replaces the content in place. Writing over the old block needs no space, so that a lock can be had on a full
-// file system by whoever had it before.
-func writeHolder(f *os.File, holder Holder) error {
-	b, err := json.Marshal(holder)
+// write replaces the content in place. Writing over the old block needs no space, so that a lock can be had on a full file
+// system by whoever had it before.
+func (l *Lock) write() error {
+	b, err := json.Marshal(l.state)
 	if err != nil {
 		return err
 	}
 	b = append(b, '\n')
-	if _, err := f.WriteAt(b, 0); err != nil {
+	if _, err := l.file.WriteAt(b, 0); err != nil {
 		return err
 	}
-	return f.Truncate(int64(len(b)))
+	return l.file.Truncate(int64(len(b)))
+}
+
+// leftRunning says that the last one who had the lock did not see its QEMU end well. A content that was cut off by a crash says
+// the same.
+func leftRunning(f io.ReaderAt) bool {
+	b, err := readUpTo(f, 0, 4096)
+	if err != nil || len(b) == 0 {
+		return err != nil
+	}
+	var state lockState
+	return json.Unmarshal(b, &state) != nil || state.Running
+}
+
+// inspectRunning is leftRunning for a directory that is not locked.
+func inspectRunning(dir string) (bool, error) {
+	f, err := os.Open(paths{dir}.lock())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	return leftRunning(f), nil
 }
 
 // readHolder reads who has the lock. It may be read while it is being written: then nobody is named.

@@ -23,6 +23,7 @@ var children = map[string]func(){
 	"small":      childSmallTmpfs,
 	"hold":       childHold,
 	"nobody":     childNobody,
+	"read-only":  childReadOnly,
 }
 
 func TestMain(m *testing.M) {
@@ -170,7 +171,8 @@ func applyInput(ctx context.Context, in Input, step func(string)) (Plan, error) 
 	if err != nil {
 		return Plan{}, err
 	}
-	return p, applier{step: step}.apply(ctx, p, lock)
+	quiet := applier{step: step, note: func(string) {}, progress: func(string, float64) {}, now: time.Now}
+	return p, quiet.apply(ctx, p, lock)
 }
 
 // guestWrites writes a pattern into the overlay as a guest would.

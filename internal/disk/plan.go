@@ -9,15 +9,22 @@ import (
 
 // Plan is what will be done, and what the guest's disk will then be.
 type Plan struct {
-	// Base is the base image; nil without a disk.
+	// Mode is what the guest's disk is; empty without a disk.
+	Mode Mode `json:"mode,omitempty"`
+	// Base is the base image: what the overlay lies on, what the copy is made of, or what the guest writes itself. Nil without a disk,
+	// and where the copy is there already.
 	Base *Image `json:"base,omitempty"`
-	// Overlay is the path of the qcow2 file that the guest writes; empty without a disk.
-	Overlay string `json:"overlay,omitempty"`
+	// Path is the file or block device that the guest writes; empty without a disk.
+	Path string `json:"path,omitempty"`
+	// Format is how Path is read.
+	Format Format `json:"format,omitempty"`
+	// Device says that Path is a block device.
+	Device bool `json:"device,omitempty"`
 	// Size is the size of the guest's disk in bytes.
 	Size int64 `json:"size,omitempty"`
 	// NVRAM is the path of the UEFI variable store; empty where none was asked for.
 	NVRAM string `json:"nvram,omitempty"`
-	// Cache is QEMU's cache mode for the overlay and its backing file: "none" (O_DIRECT) or "writeback".
+	// Cache is QEMU's cache mode for Path and what lies below it: "none" (O_DIRECT) or "writeback".
 	Cache string `json:"cache,omitempty"`
 	// AIO is QEMU's way of asynchronous I/O that goes with Cache: "native" or "threads".
 	AIO string `json:"aio,omitempty"`
@@ -27,6 +34,16 @@ type Plan struct {
 	Warnings []string `json:"warnings,omitempty"`
 	// Input is what the plan was made for. Apply looks again with it.
 	Input Input `json:"-"`
+
+	source source // of a copy
+	dirty  bool   // the header says that the reference counts are not to be trusted
+}
+
+// source is what a copy is made of.
+type source struct {
+	node node
+	name string // for people
+	size int64  // of the disk in it, bytes
 }
 
 // Action is what a step does.
@@ -35,11 +52,17 @@ type Action string
 // The actions, in the order in which a plan has them.
 const (
 	ActionClean   Action = "clean"   // remove what a cut-off start left half made
-	ActionRestore Action = "restore" // put a snapshot in the overlay's place
+	ActionFinish  Action = "finish"  // give their names to what a cut-off start had made
+	ActionRestore Action = "restore" // put a snapshot in the disk's place
 	ActionVerify  Action = "verify"  // read the whole base image and compare it with the recorded digest
+	ActionCheck   Action = "check"   // look for damage after an end that was not clean
 	ActionCreate  Action = "create"  // make the overlay
+	ActionCopy    Action = "copy"    // make the copy
+	ActionRenew   Action = "renew"   // make the disk anew and keep the old one aside
+	ActionMerge   Action = "merge"   // make a copy of the overlay with its base, and keep the overlay aside
+	ActionFormat  Action = "format"  // remember how the image is read
 	ActionRebase  Action = "rebase"  // write the base image's new path into the overlay
-	ActionGrow    Action = "grow"    // make the overlay larger
+	ActionGrow    Action = "grow"    // make the disk larger
 	ActionNVRAM   Action = "nvram"   // make the UEFI variable store
 )
 
@@ -63,7 +86,9 @@ func (p Plan) String() string {
 	var b strings.Builder
 	if p.Base != nil {
 		fmt.Fprintf(&b, "base    %s (%s)\n", p.Base.Path, p.Base.Identity)
-		fmt.Fprintf(&b, "disk    %s, %s, cache=%s, aio=%s\n", p.Overlay, sizeText(p.Size), p.Cache, p.AIO)
+	}
+	if p.Path != "" {
+		fmt.Fprintf(&b, "disk    %s, %s, cache=%s, aio=%s\n", p.Path, sizeText(p.Size), p.Cache, p.AIO)
 	}
 	if p.NVRAM != "" {
 		fmt.Fprintf(&b, "vars    %s\n", p.NVRAM)
@@ -87,9 +112,13 @@ func MakePlan(in Input, f Facts) (Plan, error) {
 	if len(f.Leftovers) > 0 {
 		p.Steps = append(p.Steps, cleanStep(f.Leftovers))
 	}
-	if f.Place.OwnLayer && (!in.None || in.NVRAMTemplate != "") {
+	p.planFinish(f)
+	if f.Place.OwnLayer && (!in.None && in.mode() != ModeDirect || in.NVRAMTemplate != "") {
 		p.Warnings = append(p.Warnings, fmt.Sprintf(
 			"%s is in the container's own writable layer: the guest's disk ends with the container; mount a volume there to keep it", f.DataDir))
+	}
+	if f.Place.LocalLocks {
+		p.Warnings = append(p.Warnings, f.DataDir+" is an NFS volume whose locks are this machine's alone (nolock or local_lock): a VM on another machine that uses it will not be noticed")
 	}
 	if !in.None {
 		if err := p.planDisk(f); err != nil {
@@ -109,32 +138,89 @@ func cleanStep(leftovers []string) Step {
 	}
 }
 
-// planDisk plans the overlay over the base image.
-func (p *Plan) planDisk(f Facts) error {
-	p.Base, p.Overlay = f.Base, paths{f.DataDir}.overlay()
-	p.Warnings = append(p.Warnings, f.Base.Warnings...)
-	if len(f.Base.Path) > maxBackingName {
-		return configError("use "+f.Base.Path+" as base image", "mount it at a shorter path",
-			"its path has %d bytes, and a qcow2 overlay can name %d", len(f.Base.Path), maxBackingName)
+// planFinish plans the renames that a start was cut off between.
+func (p *Plan) planFinish(f Facts) {
+	places := paths{f.DataDir}
+	s := Step{Action: ActionFinish, Text: "give what a start that was cut off had made its name"}
+	if f.Next {
+		s.Text += ": " + places.disk()
+		s.Commands = append(s.Commands, []string{"mv", "--", places.next(), places.disk()})
 	}
-	p.Cache, p.AIO = "writeback", "threads"
-	if f.Place.Direct && f.Base.Direct {
-		p.Cache, p.AIO = "none", "native"
+	if f.StrandedNVRAM {
+		s.Text += ": " + places.nvram()
+		s.Commands = append(s.Commands, []string{"mv", "--", places.strandedNVRAM(), places.nvram()})
+	}
+	if s.Commands != nil {
+		p.Steps = append(p.Steps, s)
+	}
+}
+
+// planDisk plans what the guest writes.
+func (p *Plan) planDisk(f Facts) error {
+	p.Mode, p.Base = p.Input.mode(), f.Base
+	if err := p.refuseMode(f.Disk); err != nil {
+		return err
+	}
+	if f.Base != nil {
+		p.Warnings = append(p.Warnings, f.Base.Warnings...)
+	}
+	if f.Restore != nil {
+		p.Steps = append(p.Steps, restoreStep(f.DataDir, f.Restore))
+	}
+	var err error
+	switch p.Mode {
+	case ModeDirect:
+		err = p.planDirect(f)
+	case ModeCopy:
+		err = p.planCopy(f)
+	default:
+		err = p.planOverlay(f)
+	}
+	if err != nil {
+		return err
+	}
+	return p.needQEMUImg(f.QEMUImg)
+}
+
+// planOverlay plans an overlay over the base image.
+func (p *Plan) planOverlay(f Facts) error {
+	p.Path, p.Format = paths{f.DataDir}.overlay(), FormatQCOW2
+	p.useCache(f.Place.Direct && f.Base.Direct)
+	if len(f.Base.Path) > maxBackingName {
+		return configError("use "+f.Base.Path+" as base image", "mount it at a shorter path, or use VM_DISK_MODE=copy",
+			"its path has %d bytes, and a qcow2 overlay can name %d", len(f.Base.Path), maxBackingName)
 	}
 	size, err := wantedSize(p.Input, f.Base.Identity.VirtualSize)
 	if err != nil {
 		return err
 	}
-	if f.Restore != nil {
-		p.Steps = append(p.Steps, restoreStep(f.DataDir, f.Restore))
-	}
-	if f.Overlay == nil {
-		p.Size = size
+	p.Size = size
+	if f.Disk == nil {
 		p.Steps = append(p.Steps, p.createStep())
-	} else if err := p.planExisting(f.Overlay, size); err != nil {
+		return nil
+	}
+	same, err := p.planSameBase(f.Disk)
+	if err != nil {
 		return err
 	}
-	return p.needQEMUImg(f.QEMUImg)
+	if !same {
+		p.recreate(f)
+		return nil
+	}
+	p.planCheck(f.Unclean, f.Disk.Dirty)
+	if f.Disk.Backing != p.Base.Path {
+		p.Steps = append(p.Steps, p.rebaseStep(f.Disk.Backing))
+	}
+	p.planGrowth(f.Disk.VirtualSize, size)
+	return nil
+}
+
+// useCache chooses QEMU's cache mode and its way of asynchronous I/O.
+func (p *Plan) useCache(direct bool) {
+	p.Cache, p.AIO = "writeback", "threads"
+	if direct {
+		p.Cache, p.AIO = "none", "native"
+	}
 }
 
 // wantedSize is the size that a new overlay gets, in bytes.
@@ -151,43 +237,57 @@ func wantedSize(in Input, image int64) (int64, error) {
 	return max(size, image), nil
 }
 
-// planExisting plans the reuse of an overlay: only over the base that it was made from, and only ever larger.
-func (p *Plan) planExisting(o *Overlay, size int64) error {
-	if o.Flaw != "" {
-		return refusal("use the guest's disk "+o.Path,
-			"restore it from a backup, or look at it with qemu-img check; to start afresh move "+paths{p.Input.DataDir}.disk()+" aside", "%s", o.Flaw)
+// planGrowth plans for a disk of so many bytes: it is only ever made larger.
+func (p *Plan) planGrowth(has, size int64) {
+	p.Size = max(has, size)
+	if has < size {
+		p.Steps = append(p.Steps, p.growStep(has))
 	}
-	if err := p.planSameBase(o); err != nil {
-		return err
-	}
-	if o.Dirty {
-		p.Warnings = append(p.Warnings, o.Path+" was not closed cleanly; QEMU repairs its reference counts as it opens it")
-	}
-	if o.Backing != p.Base.Path {
-		p.Steps = append(p.Steps, p.rebaseStep(o.Backing))
-	}
-	p.Size = max(o.VirtualSize, size)
-	if o.VirtualSize < size {
-		p.Steps = append(p.Steps, p.growStep(o.VirtualSize))
-	}
-	if o.VirtualSize > size && p.Input.SizeSet {
+	if has > size && p.Input.SizeSet {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("VM_DISK_SIZE is %s and the guest's disk already has %s: it stays as it is, because a disk is never made smaller",
-			sizeText(p.Input.Size), sizeText(o.VirtualSize)))
+			sizeText(p.Input.Size), sizeText(has)))
 	}
-	return nil
 }
 
-// planSameBase refuses every base image but the one that the overlay was made from.
-func (p *Plan) planSameBase(o *Overlay) error {
+// planCheck plans a look at a qcow2 file that was perhaps not closed.
+func (p *Plan) planCheck(unclean, dirty bool) {
+	if p.Format != FormatQCOW2 || !unclean && !dirty {
+		return
+	}
+	p.dirty = dirty
+	p.Steps = append(p.Steps, Step{
+		Action: ActionCheck, Text: fmt.Sprintf("check %s, because its last end was not clean", p.Path),
+		Commands: [][]string{append([]string{"qemu-img"}, p.checkArgs("-q", "-r", "leaks")...)},
+	})
+}
+
+// usable refuses a disk that must not be used whatever its base.
+func (p *Plan) usable(d *GuestDisk) error {
+	if d.Flaw == "" {
+		return nil
+	}
+	return refusal("use the guest's disk "+d.Path,
+		"restore it from a backup, or look at it with qemu-img check; to start afresh move "+paths{p.Input.DataDir}.disk()+" aside", "%s", d.Flaw)
+}
+
+// planSameBase says whether the base image is the one that the overlay was made from. Every other is refused, unless a new disk
+// was asked for in that case.
+func (p *Plan) planSameBase(o *GuestDisk) (same bool, err error) {
+	if err := p.usable(o); err != nil {
+		return false, err
+	}
 	op := "use the guest's disk " + o.Path + " over " + p.Base.Path
-	advice := fmt.Sprintf("put the image of then back, or move %s aside to start afresh from the new one (what the guest wrote is then no longer used)",
-		paths{p.Input.DataDir}.disk())
+	advice := fmt.Sprintf("put the image of then back (VM_DISK_MODE=copy then makes a disk that needs none), or set VM_DISK_ON_NEW_IMAGE=recreate to start afresh "+
+		"from the new one and keep the old disk aside, or move %s aside yourself", paths{p.Input.DataDir}.disk())
 	recorded, now := o.Record.Base, p.Base.Identity
 	switch recorded.compare(now) {
 	case verdictDifferent:
-		return refusal(op, advice, "it was made from another base image: then %s (%s), now %s (%s)", o.Record.Path, recorded, p.Base.Path, now)
+		if p.Input.Recreate {
+			return false, nil
+		}
+		return false, refusal(op, advice, "it was made from another base image: then %s (%s), now %s (%s)", o.Record.Path, recorded, p.Base.Path, now)
 	case verdictUnproven:
-		return refusal(op, advice, "its base image has another date, and no digest was recorded to prove that it is the same: then %s (%s), now %s (%s)",
+		return false, refusal(op, advice, "its base image has another date, and no digest was recorded to prove that it is the same: then %s (%s), now %s (%s)",
 			o.Record.Path, recorded, p.Base.Path, now)
 	case verdictCompare:
 		p.Steps = append(p.Steps, Step{
@@ -196,9 +296,9 @@ func (p *Plan) planSameBase(o *Overlay) error {
 		})
 	}
 	if o.BackingFormat != string(now.Format) {
-		return refusal(op, advice, "it reads its base as %q, and the base is %s", o.BackingFormat, now.Format)
+		return false, refusal(op, advice, "it reads its base as %q, and the base is %s", o.BackingFormat, now.Format)
 	}
-	return nil
+	return true, nil
 }
 
 // createArgs are the arguments of qemu-img that make the overlay at path. Nothing is left to qemu-img to guess: not the
@@ -212,38 +312,41 @@ func (p *Plan) createArgs(path string) []string {
 
 func (p *Plan) createStep() Step {
 	return Step{
-		Action: ActionCreate, Text: fmt.Sprintf("make the overlay %s of %s over %s", p.Overlay, sizeText(p.Size), p.Base.Path),
-		Commands: [][]string{{"mkdir", "-p", "--", paths{p.Input.DataDir}.disk()}, append([]string{"qemu-img"}, p.createArgs(p.Overlay)...)},
+		Action: ActionCreate, Text: fmt.Sprintf("make the overlay %s of %s over %s", p.Path, sizeText(p.Size), p.Base.Path),
+		Commands: [][]string{{"mkdir", "-p", "--", paths{p.Input.DataDir}.disk()}, append([]string{"qemu-img"}, p.createArgs(p.Path)...)},
 	}
 }
 
 // rebaseArgs only rewrite the name in the header ("unsafe" rebase): the base has been proven to be the same.
 func (p *Plan) rebaseArgs() []string {
-	return []string{"rebase", "-q", "-u", "-f", "qcow2", "-F", string(p.Base.Identity.Format), "-b", p.Base.Path, p.Overlay}
+	return []string{"rebase", "-q", "-u", "-f", "qcow2", "-F", string(p.Base.Identity.Format), "-b", p.Base.Path, p.Path}
 }
 
 func (p *Plan) rebaseStep(from string) Step {
 	return Step{
-		Action: ActionRebase, Text: fmt.Sprintf("the base image moved from %s to %s: write that into %s", from, p.Base.Path, p.Overlay),
+		Action: ActionRebase, Text: fmt.Sprintf("the base image moved from %s to %s: write that into %s", from, p.Base.Path, p.Path),
 		Commands: [][]string{append([]string{"qemu-img"}, p.rebaseArgs()...)},
 	}
 }
 
 func (p *Plan) growArgs() []string {
-	return []string{"resize", "-q", "-f", "qcow2", p.Overlay, fmt.Sprint(p.Size)}
+	return []string{"resize", "-q", "-f", string(p.Format), p.Path, fmt.Sprint(p.Size)}
 }
 
 func (p *Plan) growStep(from int64) Step {
 	return Step{
-		Action: ActionGrow, Text: fmt.Sprintf("grow %s from %s to %s", p.Overlay, sizeText(from), sizeText(p.Size)),
+		Action: ActionGrow, Text: fmt.Sprintf("grow %s from %s to %s", p.Path, sizeText(from), sizeText(p.Size)),
 		Commands: [][]string{append([]string{"qemu-img"}, p.growArgs()...)},
 	}
 }
 
+// helperActions are those that qemu-img does.
+var helperActions = []Action{ActionCheck, ActionCreate, ActionCopy, ActionRenew, ActionMerge, ActionRebase, ActionGrow}
+
 // needQEMUImg refuses a plan that needs a program which is not there.
 func (p *Plan) needQEMUImg(path string) error {
 	needs := slices.ContainsFunc(p.Steps, func(s Step) bool {
-		return s.Action == ActionCreate || s.Action == ActionRebase || s.Action == ActionGrow
+		return slices.Contains(helperActions, s.Action)
 	})
 	if !needs || path != "" {
 		p.Input.QEMUImg = path
@@ -251,6 +354,11 @@ func (p *Plan) needQEMUImg(path string) error {
 	}
 	return &Error{Kind: KindMissing, Op: "prepare the guest's disk", Err: fmt.Errorf("there is no program %q", cmp.Or(p.Input.QEMUImg, "qemu-img")),
 		Advice: "install qemu-utils in the container image"}
+}
+
+// does says whether a plan has a step of that kind.
+func (p *Plan) does(a Action) bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Action == a })
 }
 
 // planNVRAM plans the variable store. One that is there is kept: it holds the guest's boot entries.
@@ -264,7 +372,7 @@ func (p *Plan) planNVRAM(f Facts) error {
 	case f.NVRAMTemplate < 0:
 		return &Error{Kind: KindMissing, Op: "make the UEFI variable store", Err: fmt.Errorf("there is no template %s", template),
 			Advice: "install the firmware (ovmf, or qemu-efi-aarch64) in the container image"}
-	case f.NVRAM < 0:
+	case f.NVRAM < 0 || p.does(ActionRenew): // another system does not begin with the variables of the old one
 		p.Steps = append(p.Steps, Step{
 			Action: ActionNVRAM, Text: fmt.Sprintf("make the UEFI variable store %s from %s", p.NVRAM, template),
 			Commands: [][]string{{"mkdir", "-p", "--", f.DataDir}, {"cp", "--", template, p.NVRAM}},

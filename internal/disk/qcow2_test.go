@@ -346,6 +346,12 @@ func FuzzQCOW2(f *testing.F) {
 			return
 		}
 		_ = h.refuseBase("x")
+		for _, mode := range []Mode{ModeOverlay, ModeCopy} {
+			d := GuestDisk{Record: Record{Mode: mode}}
+			if d.take(h); d.Flaw == "" && h.hasBacking != (mode == ModeOverlay) {
+				t.Errorf("used as %s with the backing file %q", mode, h.backing)
+			}
+		}
 		_ = h.checkExtent(r, size)
 		readBootHints(&qcow2Reader{file: r, fileSize: size, header: h}, h.size)
 	})

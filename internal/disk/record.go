@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,12 +13,24 @@ import (
 // recordVersion is raised when an older vmentry could not read the file rightly.
 const recordVersion = 1
 
-// Record is base.json: what is remembered of the base image beside the overlay that was made from it.
+// Record is base.json: what is remembered of the base image beside the disk that was made from it.
 type Record struct {
 	Version int `json:"version"`
+	// Mode is what kind of disk it is; empty is ModeOverlay.
+	Mode Mode `json:"mode,omitempty"`
 	// Path is where the image was when it was last used. It may move.
 	Path string   `json:"path"`
 	Base Identity `json:"base"`
+	// Boot is what the base image told about its firmware, for a copy, which is used without looking at the image again.
+	Boot *BootHints `json:"boot,omitempty"`
+}
+
+// mode is what kind of disk the record is of.
+func (r Record) mode() Mode { return cmp.Or(r.Mode, ModeOverlay) }
+
+// file is the name of the disk that the record is of.
+func (r Record) file() string {
+	return map[Mode]string{ModeOverlay: overlayName, ModeCopy: copyName}[r.mode()]
 }
 
 // readRecord reads base.json. fs.ErrNotExist where there is none.
@@ -32,6 +45,9 @@ func readRecord(path string) (Record, error) {
 	}
 	if r.Version != recordVersion {
 		return Record{}, fmt.Errorf("%s has version %d and this vmentry knows %d", path, r.Version, recordVersion)
+	}
+	if r.mode() != ModeOverlay && r.mode() != ModeCopy {
+		return Record{}, fmt.Errorf("%s is of a disk in mode %q, which this vmentry does not know", path, r.Mode)
 	}
 	return r, nil
 }
@@ -59,7 +75,7 @@ func replaceRecord(dir string, r Record) error {
 // in the background once the guest runs, with the lock of the data directory held. It does nothing where the digest is
 // already known or there is no overlay. It may be ended at any time; it then has changed nothing.
 func (p Plan) RecordDigest(ctx context.Context) error {
-	if p.Base == nil {
+	if p.Mode != ModeOverlay || p.Base == nil {
 		return nil
 	}
 	op := "record the digest of " + p.Base.Path
@@ -71,7 +87,7 @@ func (p Plan) RecordDigest(ctx context.Context) error {
 	if before.Base.SHA256 != "" {
 		return nil
 	}
-	digest, err := fullDigest(ctx, p.Base.Path)
+	digest, err := fullDigest(ctx, p.Base.Path, func(float64) {})
 	if err != nil {
 		return stoppedOr(ctx, op, err)
 	}

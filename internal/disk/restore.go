@@ -34,7 +34,7 @@ func RequestRestore(lock *Lock, name string, now time.Time) (Restore, error) {
 	if err := places.hasSnapshot(op, name); err != nil {
 		return Restore{}, err
 	}
-	overlay, err := inspectOverlayIn(places.snapshot(name))
+	overlay, err := inspectDiskIn(places.snapshot(name))
 	if err != nil {
 		return Restore{}, err
 	}
@@ -51,7 +51,7 @@ func RequestRestore(lock *Lock, name string, now time.Time) (Restore, error) {
 }
 
 // flaw is why an overlay must not be used, and says so of none as well.
-func (o *Overlay) flaw() string {
+func (o *GuestDisk) flaw() string {
 	if o == nil {
 		return "it is empty"
 	}
@@ -138,7 +138,7 @@ func restoreStep(dir string, r *Restore) Step {
 func (a applier) restore(ctx context.Context, r *Restore, lock *Lock) (err error) {
 	op := "restore the snapshot " + r.Name
 	places := paths{lock.dir}
-	if err := roomFor(op, filepath.Join(places.snapshot(r.Name), overlayName), places.data); err != nil {
+	if err := roomFor(op, diskFile(places.snapshot(r.Name)), places.data); err != nil {
 		return err
 	}
 	temporary, err := os.MkdirTemp(places.data, temporaryPattern(diskName))
@@ -155,7 +155,7 @@ func (a applier) restore(ctx context.Context, r *Restore, lock *Lock) (err error
 	if err != nil {
 		return ioError(op, err)
 	}
-	if err := copyFile(ctx, filepath.Join(places.snapshot(r.Name), overlayName), filepath.Join(temporary, overlayName), nil); err != nil {
+	if err := copyFile(ctx, filepath.Join(places.snapshot(r.Name), record.file()), filepath.Join(temporary, record.file()), nil); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	a.step("restore: copied")
@@ -187,7 +187,7 @@ func (a applier) keep(places paths, r *Restore) error {
 		keep = fmt.Sprintf("%s.%d", places.snapshot(r.Keep), n)
 	}
 	meta := Snapshot{Name: filepath.Base(keep), Created: time.Now().UTC().Truncate(time.Second), State: StateOff}
-	if o, err := inspectOverlayIn(places.disk()); err == nil && o != nil {
+	if o, err := inspectDiskIn(places.disk()); err == nil && o != nil {
 		meta.Size = o.VirtualSize // what cannot be read is kept as well
 	}
 	if err := errors.Join(writeMeta(places.disk(), meta), os.MkdirAll(places.snapshots(), 0o755)); err != nil {

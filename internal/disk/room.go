@@ -51,9 +51,6 @@ func InspectRoom(path string) (Room, error) {
 	if known, ok := fileSystems[st.Type]; ok {
 		room.Type = known.name
 	}
-	if f, err := os.Open("/proc/self/mountinfo"); err == nil {
-		defer f.Close()
-		room.Mount = mountPoint(f, real)
-	}
+	room.Mount = mountOf(real).point
 	return room, nil
 }

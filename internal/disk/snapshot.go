@@ -100,7 +100,7 @@ func (p paths) readSnapshot(name string) (Snapshot, error) {
 		return Snapshot{}, fmt.Errorf("%s: %w", name, err)
 	}
 	s.Name = name
-	if s.Bytes, err = allocated(filepath.Join(p.snapshot(name), overlayName)); err != nil {
+	if s.Bytes, err = allocated(diskFile(p.snapshot(name))); err != nil {
 		return Snapshot{}, err
 	}
 	return s, nil
@@ -134,7 +134,7 @@ func BeginSnapshot(lock *Lock, name string) (*NewSnapshot, error) {
 	if _, err := os.Stat(places.snapshot(name)); err == nil {
 		return nil, configError(op, "take another name, or delete that one first", "there is one of that name")
 	}
-	overlay, err := inspectOverlayIn(places.disk())
+	overlay, err := inspectDiskIn(places.disk())
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +158,7 @@ func BeginSnapshot(lock *Lock, name string) (*NewSnapshot, error) {
 		return nil, ioError(op, err)
 	}
 	return &NewSnapshot{
-		Path: filepath.Join(dir, overlayName), Source: overlay.Path, Size: overlay.VirtualSize, Base: overlay.Backing, BaseFormat: overlay.BackingFormat,
+		Path: filepath.Join(dir, filepath.Base(overlay.Path)), Source: overlay.Path, Size: overlay.VirtualSize, Base: overlay.Backing, BaseFormat: overlay.BackingFormat,
 		name: name, dir: dir, lock: lock,
 	}, nil
 }
@@ -258,6 +258,19 @@ func cleanSnapshots(places paths) error {
 		err = errors.Join(err, os.RemoveAll(path))
 	}
 	return err
+}
+
+// diskFile is the disk in a directory, or the name of an overlay where there is none.
+func diskFile(dir string) string {
+	if file := filepath.Join(dir, copyName); fileThere(file) {
+		return file
+	}
+	return filepath.Join(dir, overlayName)
+}
+
+func fileThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func writeMeta(dir string, s Snapshot) error {

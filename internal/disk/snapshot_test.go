@@ -39,11 +39,11 @@ func snapshot(t *testing.T, lock *Lock, name string) {
 func withSnapshot(t *testing.T, f *fixture) Restore {
 	t.Helper()
 	p := f.apply(t)
-	guestWrites(t, p.Overlay, 0xaa, 2<<20, 1<<20)
+	guestWrites(t, p.Path, 0xaa, 2<<20, 1<<20)
 	lock := lockOf(t, f.in)
 	defer lock.Close()
 	snapshot(t, lock, "first")
-	guestWrites(t, p.Overlay, 0xbb, 2<<20, 1<<20)
+	guestWrites(t, p.Path, 0xbb, 2<<20, 1<<20)
 	r, err := RequestRestore(lock, "first", time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -62,10 +62,10 @@ func TestSnapshots(t *testing.T) {
 	}
 	lock.Close()
 	p := f.apply(t)
-	guestWrites(t, p.Overlay, 0xaa, 2<<20, 1<<20)
+	guestWrites(t, p.Path, 0xaa, 2<<20, 1<<20)
 	lock = lockOf(t, f.in)
 	snapshot(t, lock, "first")
-	guestWrites(t, p.Overlay, 0xbb, 2<<20, 1<<20)
+	guestWrites(t, p.Path, 0xbb, 2<<20, 1<<20)
 	snapshot(t, lock, "second.2")
 	all, err := Snapshots(f.in.DataDir)
 	if err != nil || len(all) != 2 || all[0].Name != "first" && all[0].Name != "second.2" || all[0].Size != f.in.Size || all[0].Bytes < 1<<20 || all[0].State != StateOff {
@@ -105,7 +105,7 @@ func TestSnapshots(t *testing.T) {
 		t.Error(err)
 	}
 	checkNames(t, filepath.Join(f.in.DataDir, "snapshots"), "second.2")
-	guestReads(t, p.Overlay, 0xbb, 2<<20, 1<<20)
+	guestReads(t, p.Path, 0xbb, 2<<20, 1<<20)
 }
 
 // TestSnapshotGivenUp leaves nothing, and what was left by one that was killed goes with the next.
@@ -144,9 +144,9 @@ func TestRestore(t *testing.T) {
 		t.Errorf("the plan does not say so:\n%s", s)
 	}
 	p := f.apply(t)
-	guestReads(t, p.Overlay, 0xaa, 2<<20, 1<<20)
+	guestReads(t, p.Path, 0xaa, 2<<20, 1<<20)
 	guestReads(t, filepath.Join(f.in.DataDir, "snapshots", r.Keep, overlayName), 0xbb, 2<<20, 1<<20)
-	if i := imgInfo(t, p.Overlay); i.VirtualSize != 32<<20 {
+	if i := imgInfo(t, p.Path); i.VirtualSize != 32<<20 {
 		t.Errorf("%+v", i)
 	}
 	if p := f.plan(t); p.Steps != nil {
@@ -159,7 +159,7 @@ func TestRestore(t *testing.T) {
 	}
 	lock.Close()
 	p = f.apply(t)
-	guestReads(t, p.Overlay, 0xbb, 2<<20, 1<<20)
+	guestReads(t, p.Path, 0xbb, 2<<20, 1<<20)
 	if all, err := Snapshots(f.in.DataDir); len(all) != 3 || err != nil {
 		t.Errorf("%v, %v", all, err)
 	}
@@ -172,7 +172,7 @@ func TestRestoreOfABrokenDisk(t *testing.T) {
 	overlay := filepath.Join(f.in.DataDir, "disk", overlayName)
 	write(t, overlay, []byte("no qcow2"))
 	p := f.apply(t)
-	guestReads(t, p.Overlay, 0xaa, 2<<20, 1<<20)
+	guestReads(t, p.Path, 0xaa, 2<<20, 1<<20)
 	if b, err := os.ReadFile(filepath.Join(f.in.DataDir, "snapshots", r.Keep, overlayName)); string(b) != "no qcow2" {
 		t.Errorf("%q, %v", b, err)
 	}
@@ -214,10 +214,10 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		if again := f.plan(t); again.Steps != nil {
 			t.Errorf("killed at %q: left to do:\n%v", name, again)
 		}
-		guestReads(t, p.Overlay, 0xaa, 2<<20, 1<<20)
+		guestReads(t, p.Path, 0xaa, 2<<20, 1<<20)
 		guestReads(t, filepath.Join(f.in.DataDir, "snapshots", r.Keep, overlayName), 0xbb, 2<<20, 1<<20)
 		guestReads(t, filepath.Join(f.in.DataDir, "snapshots", "first", overlayName), 0xaa, 2<<20, 1<<20)
-		run(t, "qemu-img", "check", "-q", p.Overlay)
+		run(t, "qemu-img", "check", "-q", p.Path)
 		checkNames(t, f.in.DataDir, "disk", "lock", "snapshots")
 		checkNames(t, filepath.Join(f.in.DataDir, "snapshots"), r.Keep, "first")
 	}

@@ -56,6 +56,9 @@ func TestArgs(t *testing.T) {
 		change func(*Machine)
 	}{
 		{"demo", func(*Machine) {}},
+		{"block-device", func(m *Machine) {
+			m.Disks[0] = Disk{ID: "disk", Path: "/dev/xvda", Format: "raw", Device: true, Bus: VirtIO, Direct: true}
+		}},
 		{"kvm-uefi", func(m *Machine) {
 			m.Accel, m.CPUModel = KVM, "host"
 			m.Firmware = &Firmware{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/var/lib/vmentry/nvram.fd"}

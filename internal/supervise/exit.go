@@ -41,6 +41,9 @@ type End struct {
 	Chosen   *int               // the code that the guest chose, from 0 to 63
 }
 
+// Closed says that QEMU has ended by itself and without a failure, so that it has closed its disks.
+func (e End) Closed() bool { return e.Status.Exited() && e.Status.ExitStatus() == 0 }
+
 // Code is the exit code for e, and one line that explains it.
 func (e End) Code() (int, string) {
 	switch {
