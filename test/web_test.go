@@ -63,6 +63,7 @@ func shot(t *testing.T, ctx context.Context, name string) {
 	}
 }
 
+// keyboard is where a browser types into the console.
 const keyboard = ".xterm-helper-textarea"
 
 // TestWebPage: in a real browser the page shows the boot and the console, a wrong token opens nothing, with the right one somebody
@@ -78,7 +79,7 @@ func TestWebPage(t *testing.T) {
 		until(`window.consoleText?.().includes(%q)`, tinyReady),
 		until(`document.querySelector('#state').innerText === 'running'`),
 
-		chromedp.SendKeys("#token", "wrong"), chromedp.Submit("#token"),
+		chromedp.SendKeys("#token", "wrong\r"),
 		until(`document.querySelector('#refused').innerText.includes('wrong token')`),
 		chromedp.SendKeys(keyboard, "echo not $((6*7)) allowed\r"),
 	)
@@ -89,7 +90,7 @@ func TestWebPage(t *testing.T) {
 	}
 
 	do(t, ctx,
-		chromedp.SendKeys("#token", "s3cret"), chromedp.Submit("#token"),
+		chromedp.SendKeys("#token", "s3cret\r"),
 		until(`!document.querySelector('#buttons').hidden && document.querySelector('#hint').innerText.includes('goes to the guest')`),
 		chromedp.SendKeys(keyboard, "echo root::0:0:root:/:/bin/sh >/etc/passwd; hostname tiny; login\r"),
 		until(`window.consoleText().includes('tiny login: ')`),

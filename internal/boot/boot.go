@@ -38,6 +38,7 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, build Bui
 
 	// until the guest runs, the first signal ends everything that is under way
 	ctx, handOver := signals.Until(context.Background())
+	var last []byte // of the guest's console
 	end, err := func() (supervise.End, error) {
 		plan, err := prepare(ctx, cfg, mistakes, qemuArgs)
 		if err != nil {
@@ -59,6 +60,7 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, build Bui
 			return supervise.End{}, err
 		}
 		defer front.close()
+		defer func() { last = front.hub.Last(2 * maxTermination) }()
 		if err := plan.release(); err != nil {
 			return supervise.End{}, err
 		}
@@ -99,10 +101,12 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, build Bui
 	if err != nil {
 		code := ExitCode(err)
 		report(log, err, code)
+		leaveMessage(terminationLog, err.Error(), code, nil)
 		return code
 	}
 	code, why := end.Code()
 	log.Log(context.Background(), severity(code), "the end: "+why, "exit", code)
+	leaveMessage(terminationLog, why, code, last)
 	return code
 }
 
