@@ -9,6 +9,7 @@ FROM debian:trixie-slim
 ARG TARGETARCH=amd64
 
 # qemu-system-x86 (or -arm) without its recommendations: those are display, sound and network boot. qemu-utils: qemu-img. passt: VM_NETWORK=passt.
+# virtiofsd: VM_VOLUMES.
 # QEMU's own modules for screens, sound and braille go too, and the firmware of other architectures' machines: the packages are not
 # divided that finely. All in the same layer, else it would still be in the image.
 RUN set -eu; \
@@ -18,7 +19,7 @@ RUN set -eu; \
     *) echo "no QEMU for $TARGETARCH here" >&2; exit 1 ;; \
     esac; \
     apt-get update; \
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $packages qemu-utils passt ca-certificates; \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $packages qemu-utils passt virtiofsd ca-certificates; \
     apt-get clean; \
     modules=$(echo /usr/lib/*/qemu); \
     rm -rf "$modules"/ui-* "$modules"/audio-* "$modules"/chardev-baum* "$modules"/chardev-spice* "$modules"/hw-display-qxl* \

@@ -12,7 +12,7 @@ SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh inter
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build web guest tinyguest passt image run stop test test-container e2e-k8s bench bench-network bench-disk fault fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build web guest tinyguest passt virtiofsd image run stop test test-container e2e-k8s bench bench-network bench-disk fault fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ tinyguest: ## kernel and initramfs of the tests' tiny guest: .cache/tinyguest
 
 passt: ## the passt that tests use, Debian 13's: .cache/passt
 	test/passt/cached.sh >/dev/null
+
+virtiofsd: ## the virtiofsd that tests use, Debian 13's: .cache/virtiofsd
+	test/virtiofsd/cached.sh >/dev/null
 
 image: build ## container images vmentry:latest and vmentry/debian:latest
 	images/build all

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"github.com/vmentry/vmentry/internal/provision"
 	"github.com/vmentry/vmentry/internal/status"
 	"github.com/vmentry/vmentry/internal/supervise"
+	"github.com/vmentry/vmentry/internal/volume"
 )
 
 // Streams are standard input, output and error.
@@ -140,7 +142,7 @@ func report(log *slog.Logger, err error, code int) {
 
 // announce logs the warnings, and what is worth one about the guest's configuration.
 func (p Plan) announce(log *slog.Logger) {
-	for _, w := range slices.Concat(p.Image.Warnings, p.Network.Warnings) {
+	for _, w := range slices.Concat(p.Image.Warnings, p.Network.Warnings, p.Volumes.Warnings) {
 		log.Warn(w)
 	}
 	for _, m := range p.Provision.Messages {
@@ -163,6 +165,9 @@ func (p Plan) announceMachine(log *slog.Logger) {
 			level = slog.LevelInfo // what decides about the guest's speed, and whether it boots
 		}
 		log.Log(context.Background(), level, c.Name+": "+c.Value, "because", c.Why)
+	}
+	if len(p.Volumes.Shares) > 0 {
+		log.Info("virtiofsd runs "+p.Volumes.Sandbox.String(), "volumes", len(p.Volumes.Shares), "version", p.Volumes.Virtiofsd.Version)
 	}
 	log.Info("booting", "name", p.Machine.Name, "cpus", p.Machine.CPUs, "memory", config.Bytes(p.Machine.Memory).String(),
 		"network", string(p.Network.Mode), "QEMU", p.QEMU.Version.String())
@@ -237,6 +242,10 @@ func (p Plan) clearRunDir() {
 	for _, name := range runFiles {
 		os.Remove(p.file(name))
 	}
+	sockets, _ := filepath.Glob(p.file(volume.Socket("*"))) // there may have been more of them than now
+	for _, s := range sockets {
+		os.Remove(s)
+	}
 }
 
 // run starts the VM and stays with it. QEMU inherits the files of keep, so that what they lock stays locked for as long as
@@ -261,7 +270,7 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 	}
 	front.vm.Is(p.about(front.build))
 	reaper := supervise.NewReaper()
-	helpers, err := startAll(ctx, p.besides(), reaper, p.Environ, log)
+	helpers, err := p.startHelpers(ctx, reaper, log)
 	if err != nil {
 		return supervise.End{}, err
 	}

@@ -27,13 +27,32 @@ type beside struct {
 	advise func(words string) string // adds to its last words what can be done about them; nil: nothing
 }
 
-// besides are the helpers that the plan needs.
-func (p Plan) besides() []beside {
+// besides are the helpers that the plan needs, with what they inherit made for them.
+func (p Plan) besides() ([]beside, error) {
 	var all []beside
 	if h := p.Network.Helper; h != nil {
 		all = append(all, passtBeside(*h))
 	}
-	return all
+	for _, s := range p.Volumes.Shares {
+		b, err := virtiofsdBeside(s)
+		if err != nil {
+			for _, never := range all {
+				never.closeFiles()
+			}
+			return nil, err
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}
+
+// startHelpers starts what the plan needs beside QEMU.
+func (p Plan) startHelpers(ctx context.Context, reaper *supervise.Reaper, log *slog.Logger) (*helpers, error) {
+	list, err := p.besides()
+	if err != nil {
+		return nil, err
+	}
+	return startAll(ctx, list, reaper, p.Environ, log)
 }
 
 // helper is one that runs.

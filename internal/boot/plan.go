@@ -20,6 +20,7 @@ import (
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/status"
 	"github.com/vmentry/vmentry/internal/supervise"
+	"github.com/vmentry/vmentry/internal/volume"
 )
 
 // Plan is everything that boot will do, before it does it. Making it changes nothing.
@@ -33,6 +34,7 @@ type Plan struct {
 	Disk      disk.Plan // planned when the image is there, see Pending
 	More      disk.MorePlan
 	Network   network.Plan
+	Volumes   volume.Plan
 	Machine   qemu.Machine
 	QEMU      Program
 	Ready     status.Condition
@@ -99,9 +101,10 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 	checkArguments(extra, &mistakes)
 	checkReadable("VM_KERNEL", cfg.Kernel, &mistakes)
 	checkReadable("VM_INITRD", cfg.Initrd, &mistakes)
-	var provisionErr, networkErr error
+	var provisionErr, networkErr, volumeErr error
 	plan.Network, networkErr = planNetwork(cfg, name, plan.Identity, chosen.cpus, &mistakes)
 	plan.token = httpToken(cfg, &mistakes)
+	plan.Volumes, volumeErr = planVolumes(ctx, cfg, &mistakes)
 	plan.Ready = readiness(cfg, &plan.Network)
 	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), networkConfig(plan.Network), &mistakes)
 	diskErr := plan.planImage(cfg)
@@ -118,7 +121,7 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 		return Plan{}, stopped(ctx, err)
 	}
 	answer := <-asked
-	if err := errors.Join(diskErr, moreErr, accelErr, networkErr, answer.err); err != nil {
+	if err := errors.Join(diskErr, moreErr, accelErr, networkErr, volumeErr, answer.err); err != nil {
 		return Plan{}, stopped(ctx, err)
 	}
 
@@ -247,6 +250,7 @@ func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 		m.VNC = p.file(vncSocket)
 	}
 	m.NICs = nics(p.Network)
+	m.Volumes = guestVolumes(p.Volumes)
 	p.addDisks(&m)
 	if !p.Config.Supervise {
 		m = m.Unsupervised()

@@ -42,6 +42,12 @@ func (p Plan) Text() (string, error) {
 	if h := p.Network.Helper; h != nil {
 		section(h.Name, commandLines(append([]string{h.Path}, h.Args...))...)
 	}
+	if len(p.Volumes.Shares) > 0 {
+		section("Volumes", p.Volumes.Lines()...)
+	}
+	for _, s := range p.Volumes.Shares {
+		section("virtiofsd of volume "+s.Tag, commandLines(s.Command)...)
+	}
 	section(fmt.Sprintf("QEMU %s", p.QEMU.Version), commandLines(append([]string{p.QEMU.Path}, p.Machine.Args()...))...)
 	return strings.TrimRight(b.String(), "\n") + "\n", nil
 }
@@ -121,6 +127,7 @@ func (p Plan) JSON() (string, error) {
 		"disk":      p.Disk,
 		"moreDisks": p.More,
 		"network":   p.Network,
+		"volumes":   p.Volumes,
 		"qemu": map[string]any{
 			"path": p.QEMU.Path, "version": p.QEMU.Version.String(), "arguments": p.Machine.Args(),
 		},
@@ -152,6 +159,12 @@ func (p Plan) Shell() (string, error) {
 	}
 	if h := p.Network.Helper; h != nil {
 		b.WriteString(strings.Join(commandLines(h.Unsupervised()), " \\\n  ") + "\n")
+	}
+	for _, s := range p.Volumes.Shares {
+		b.WriteString(strings.Join(commandLines(s.Unsupervised()), " \\\n  ") + " &\n")
+	}
+	for _, s := range p.Volumes.Shares { // unlike vmentry, virtiofsd listens only once it runs
+		fmt.Fprintf(&b, "until [ -S %s ]; do sleep 0.1; done\n", shellquote.Join(s.Socket))
 	}
 	for _, r := range p.Network.Relays {
 		fmt.Fprintf(&b, "# not in this script, because vmentry does it: %s\n", r)

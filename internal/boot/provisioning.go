@@ -30,6 +30,7 @@ func guestConfiguration(cfg config.Config, hostName, instanceID string, networkC
 		CloudOff:        saidNone(cfg, cfg.Cloud, "CLOUD_CONFIG"),
 		SSHUser:         sshUser(cfg),
 		HostName:        hostName,
+		Mounts:          mounts(cfg),
 		IgnitionVersion: strings.TrimSuffix(string(cfg.IgnitionVersion), ".0"),
 		InstanceID:      instanceID,
 		SeedFormat:      provision.NoCloud,

@@ -136,7 +136,12 @@ const (
 func (s *settings) chooseMemory(cfg config.Config, host Host, mistakes *config.Mistakes) {
 	limit := host.Limits.Memory
 	beside, who := passtMemory(cfg), "QEMU itself"
-	if beside > 0 {
+	switch volumes := volumeMemory(cfg); {
+	case beside > 0 && volumes > 0:
+		beside, who = beside+volumes, "QEMU, passt and virtiofsd"
+	case volumes > 0:
+		beside, who = volumes, "QEMU and virtiofsd"
+	case beside > 0:
 		who = "QEMU and passt"
 	}
 	most := qemu.MemoryWithin(s.accel, max(limit-beside, 0), s.cpus)

@@ -72,6 +72,8 @@ func TestResolve(t *testing.T) {
 		{name: "OK memory fits the limit beside passt with all ports", host: host(limits(2<<30, 0, 2)), config: config.Config{Network: config.ModePasst},
 			want: want{"q35", "max", qemu.TCG, 2, qemu.MemoryWithin(qemu.TCG, 2<<30-passtBuffers-passtSockets, 2)}},
 		{name: "bad limit too small for passt", host: host(limits(300<<20, 0, 1)), config: config.Config{Network: config.ModePasst}, want: want{"q35", "max", qemu.TCG, 1, 0}, mistake: "too little"},
+		{name: "OK memory fits the limit beside two volumes", host: host(limits(2<<30, 0, 2)), config: config.Config{Volumes: make([]config.Volume, 2)},
+			want: want{"q35", "max", qemu.TCG, 2, qemu.MemoryWithin(qemu.TCG, 2<<30-2*(virtiofsdItself+virtiofsdFiles), 2)}},
 		{name: "OK limit far above the default", host: host(limits(64<<30, 0, 2)), want: want{"q35", "max", qemu.TCG, 2, 4 << 30}},
 		{name: "bad limit too small", host: host(limits(200<<20, 0, 1)), want: want{"q35", "max", qemu.TCG, 1, 0}, mistake: "too little"},
 		{name: "bad memory by hand above the limit", host: host(limits(2<<30, 0, 2)), config: config.Config{Memory: 2 << 30}, want: want{"q35", "max", qemu.TCG, 2, 0}, mistake: "VM_MEMORY=\"2GiB\""},

@@ -35,7 +35,7 @@ type Config struct {
 	DiskMode       DiskMode
 	DiskOnNewImage OnNewImage
 	Disks          []Disk   // VM_DISKS; names are unique and none is empty
-	Volumes        []Volume // VM_VOLUMES; tags are unique
+	Volumes        []Volume // VM_VOLUMES; tags and places in the guest are unique, and there are at most 8
 	DataDir        string   // VM_DATA_DIR, absolute and clean
 	RunDir         string   // VM_RUN_DIR, absolute and clean, another than DataDir
 

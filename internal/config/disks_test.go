@@ -85,6 +85,7 @@ func TestParseVolumes(t *testing.T) {
 		{"OK all", "a=/a/:ro, b=/b@/mnt/b/:ro", []Volume{{Tag: "a", Path: "/a", ReadOnly: true}, {Tag: "b", Path: "/b", GuestPath: "/mnt/b", ReadOnly: true}}},
 		{"OK at sign in a name", "a=/a@b", []Volume{{Tag: "a", Path: "/a@b"}}},
 		{"OK one directory twice", "a=/a,b=/a", []Volume{{Tag: "a", Path: "/a"}, {Tag: "b", Path: "/a"}}},
+		{"OK blank in the pod", "a=/my files@/devices", []Volume{{Tag: "a", Path: "/my files", GuestPath: "/devices"}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -99,7 +100,8 @@ func TestParseVolumes(t *testing.T) {
 	}
 	for name, in := range map[string]string{
 		"bad no tag": "/src", "bad empty tag": "=/src", "bad tag": "a/b=/src", "bad long tag": strings.Repeat("a", 37) + "=/src", "bad relative": "a=src",
-		"bad no path": "a=", "bad tag twice": "a=/a,a=/b", "bad place twice": "a=/a@/m,b=/b@/m", "bad root": "a=/a@/", "bad name like an option": "a=/x:ro/", "bad blank": "a=/a /", "bad empty entry": "a=/a,",
+		"bad no path": "a=", "bad tag twice": "a=/a,a=/b", "bad place twice": "a=/a@/m,b=/b@/m", "bad root": "a=/a@/", "bad kernel's place": "a=/a@/proc/x", "bad devices": "a=/a@/dev", "bad blank in the guest": "a=/a@/my files", "bad backslash": `a=/a@/x\y`,
+		"bad too many": "a=/a,b=/a,c=/a,d=/a,e=/a,f=/a,g=/a,h=/a,i=/a", "bad name like an option": "a=/x:ro/", "bad blank": "a=/a /", "bad empty entry": "a=/a,",
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got, err := parseVolumes(in); err == nil {

@@ -12,7 +12,6 @@ type later struct {
 // notYet is the table of what is missing. What comes to work loses its row here, and is done: the documents follow.
 func notYet(c Config) []later {
 	return []later{
-		{"VM_VOLUMES", "", "leave it out", len(c.Volumes) > 0, ""},
 		{"VM_FIRMWARE", "{secureboot}", "write bios, uefi or auto", c.Firmware == FirmwareSecureBoot, string(c.Firmware)},
 		{"VM_TPM", "{true}", "write false", c.TPM, "true"},
 		{"VM_WATCHDOG", "all but {none}", "write none", c.Watchdog != "" && c.Watchdog != WatchdogNone, string(c.Watchdog)},

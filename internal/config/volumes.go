@@ -6,16 +6,20 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 // maxTag is the longest tag, in bytes, that virtio-fs has room for (virtio 1.2, 5.11.4).
 const maxTag = 36
 
+// maxVolumes is how many a guest can have: the functions of one PCI slot.
+const maxVolumes = 8
+
 const volumeHelp = "write tag=/path[@/guest/path][:ro]"
 
 var volumeTag = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-// Volume is one entry of VM_VOLUMES: a directory of the container in the guest.
+// Volume is one entry of VM_VOLUMES: a directory of the pod in the guest.
 type Volume struct {
 	Tag       string // what the guest mounts it by, at most 36 bytes
 	Path      string // in the container, absolute and clean
@@ -48,6 +52,8 @@ func parseVolumes(s string) ([]Volume, error) {
 		for _, other := range volumes {
 			switch {
 			case err != nil:
+			case len(volumes) == maxVolumes:
+				err = fmt.Errorf("one too many: a guest has at most %d volumes; share a directory that holds several", maxVolumes)
 			case v.Tag == other.Tag:
 				err = fmt.Errorf("another volume has the tag %s too; give each a tag of its own", v.Tag)
 			case v.GuestPath != "" && v.GuestPath == other.GuestPath:
@@ -81,8 +87,8 @@ func parseVolume(s string) (Volume, error) {
 	if hasGuest {
 		v.GuestPath = path.Clean("/" + guest)
 	}
-	if v.GuestPath == "/" {
-		return Volume{}, errors.New("a volume cannot be the guest's root directory; " + volumeHelp)
+	if err := checkGuestPath(v.GuestPath); err != nil {
+		return Volume{}, err
 	}
 	for _, dir := range []string{v.Path, v.GuestPath} {
 		if strings.TrimSpace(dir) != dir || strings.HasSuffix(dir, ":ro") {
@@ -90,4 +96,20 @@ func parseVolume(s string) (Volume, error) {
 		}
 	}
 	return v, nil
+}
+
+// checkGuestPath refuses what no guest can mount at. White space and backslashes are what an fstab has to spell in another way.
+func checkGuestPath(guest string) error {
+	if guest == "/" {
+		return errors.New("a volume cannot be the guest's root directory; " + volumeHelp)
+	}
+	if strings.ContainsFunc(guest, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == '\\' }) {
+		return fmt.Errorf("%q cannot be a guest's mount point, because of a blank, control character or backslash in it; write another", guest)
+	}
+	for _, kernel := range []string{"/proc", "/sys", "/dev"} {
+		if guest == kernel || strings.HasPrefix(guest, kernel+"/") {
+			return fmt.Errorf("%s is the guest's kernel's; mount the volume elsewhere", guest)
+		}
+	}
+	return nil
 }

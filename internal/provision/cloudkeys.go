@@ -21,17 +21,22 @@ import (
 //   - With `users` somewhere inside a MIME message, an archive or a template, a part of ours is added at the end, which
 //     is merged with lists appended.
 
-// vendorUsers is the cloud-config that gives keys to a user when user data has no `users`.
-func vendorUsers(user string, keys []string) []byte {
-	return marshalCloudConfig(map[string]any{"users": []any{"default", userEntry(user, keys)}})
-}
+// `mounts` are handed out by the same rules; what the user data mounts by a tag or at a place of ours stays the user's.
 
-// appendedUsers is the same as a part that adds to the `users` of the parts before it.
-func appendedUsers(user string, keys []string) []byte {
-	return marshalCloudConfig(map[string]any{
-		"merge_how": "list(append)+dict(recurse_list)+str()",
-		"users":     []any{userEntry(user, keys)},
-	})
+// ownConfig is the cloud-config that gives keys to a user, and mounts, where the user data has neither `users` nor `mounts`.
+func ownConfig(user string, keys []string, mounts []Mount) map[string]any {
+	own := map[string]any{}
+	if len(keys) > 0 {
+		own["users"] = []any{"default", userEntry(user, keys)}
+	}
+	var lines []any
+	for _, m := range mounts {
+		lines = append(lines, m.fstab())
+	}
+	if lines != nil {
+		own["mounts"] = lines
+	}
+	return own
 }
 
 func userEntry(user string, keys []string) map[string]any {
@@ -46,22 +51,20 @@ func marshalCloudConfig(v any) []byte {
 	return append([]byte("#cloud-config\n"), b...)
 }
 
-// usersNode finds the value of `users` in the parts; the last one counts.
-func (u *userData) usersNode() *yaml.Node {
+// node finds the value of a key in the parts; the last one counts.
+func (u *userData) node(key string) *yaml.Node {
 	var found *yaml.Node
 	for _, p := range u.configs {
-		if n := valueOf(p.root, "users"); n != nil {
+		if n := valueOf(p.root, key); n != nil {
 			found = n
 		}
 	}
 	return found
 }
 
-var templateUsers = regexp.MustCompile(`(?m)^users\s*:`)
-
-// hasUsers also looks into a template, which is no YAML yet.
-func (u *userData) hasUsers() bool {
-	return u.usersNode() != nil || u.kind == cloudJinja && templateUsers.Match(u.plain)
+// has also looks into a template, which is no YAML yet.
+func (u *userData) has(key string) bool {
+	return u.node(key) != nil || u.kind == cloudJinja && regexp.MustCompile(`(?m)^`+key+`\s*:`).Match(u.plain)
 }
 
 func valueOf(mapping *yaml.Node, key string) *yaml.Node {
@@ -83,29 +86,82 @@ func resolved(n *yaml.Node) *yaml.Node {
 	return n
 }
 
-// withKeys gives the user data in which the user gets the keys, and the vendor data that helps.
-func (u *userData) withKeys(user string, keys []string) (data, vendor []byte) {
-	if len(keys) == 0 {
-		return u.raw, nil
+// additions are what is put to the user data, in one of three places.
+type additions struct {
+	vendor map[string]any // of the vendor data
+	part   map[string]any // of a part of ours, merged with those before it
+	edited bool           // the user's own cloud-config was changed
+}
+
+// with gives the user data in which the user gets the keys and the guest its mounts, and the vendor data that helps.
+func (u *userData) with(user string, keys []string, mounts []Mount) (data, vendor []byte) {
+	add := additions{vendor: map[string]any{}, part: map[string]any{}}
+	if len(keys) > 0 {
+		u.addKeys(user, keys, &add)
 	}
-	if !u.hasUsers() {
-		return u.raw, vendorUsers(user, keys)
+	if lines := u.fstabs(mounts); len(lines) > 0 {
+		u.addMounts(lines, &add)
 	}
-	if users := u.usersNode(); users != nil {
+	data = u.raw
+	switch {
+	case add.edited:
+		data = u.edited()
+	case len(add.part) > 0:
+		add.part["merge_how"] = "list(append)+dict(recurse_list)+str()"
+		data = u.withPart(marshalCloudConfig(add.part))
+	}
+	if len(add.vendor) > 0 {
+		vendor = marshalCloudConfig(add.vendor)
+	}
+	return data, vendor
+}
+
+func (u *userData) addKeys(user string, keys []string, add *additions) {
+	if !u.has("users") {
+		add.vendor["users"] = []any{"default", userEntry(user, keys)}
+		return
+	}
+	if users := u.node("users"); users != nil {
 		if users.Kind != yaml.SequenceNode {
 			u.reportIn(Warning, u.wherePart(), users, "`users` is not a list: the SSH keys reach the image's default user only, not "+user)
-			return u.raw, nil
+			return
 		}
 		if u.kind == cloudConfig {
-			return u.editUsers(users, user, keys), nil
+			editUsers(users, user, keys)
+			add.edited = true
+			return
 		}
 		if entry := userNode(users, user); entry != nil && keysNode(entry) != nil {
 			u.warn("the entry of %s in `users` has ssh_authorized_keys of its own: of two entries cloud-init takes the first, so the "+
 				"SSH keys reach the image's default user only. Add them to that entry", user)
-			return u.raw, nil
+			return
 		}
 	}
-	return u.withPart(appendedUsers(user, keys)), nil
+	add.part["users"] = []any{userEntry(user, keys)}
+}
+
+func (u *userData) addMounts(lines []any, add *additions) {
+	if !u.has("mounts") {
+		add.vendor["mounts"] = lines
+		return
+	}
+	if mounts := u.node("mounts"); mounts != nil {
+		if mounts.Kind != yaml.SequenceNode {
+			u.reportIn(Warning, u.wherePart(), mounts, "`mounts` is not a list: the volumes are not mounted in the guest")
+			return
+		}
+		if u.kind == cloudConfig {
+			for _, l := range lines {
+				var n yaml.Node
+				_ = n.Encode(l)
+				n.Style = yaml.FlowStyle
+				mounts.Content = append(mounts.Content, &n)
+			}
+			add.edited = true
+			return
+		}
+	}
+	add.part["mounts"] = lines
 }
 
 // wherePart: places in parts are not places in the file.
@@ -136,8 +192,8 @@ func keysNode(user *yaml.Node) *yaml.Node {
 	return valueOf(user, "ssh-authorized-keys")
 }
 
-// editUsers writes the keys into the list and the cloud-config out again. Comments, order and the spelling of values stay.
-func (u *userData) editUsers(users *yaml.Node, user string, keys []string) []byte {
+// editUsers writes the keys into the list.
+func editUsers(users *yaml.Node, user string, keys []string) {
 	entry := userNode(users, user)
 	var own *yaml.Node
 	if entry != nil {
@@ -163,12 +219,15 @@ func (u *userData) editUsers(users *yaml.Node, user string, keys []string) []byt
 			}
 		}
 	}
+}
 
+// edited is the cloud-config written out again. Comments, order and the spelling of values stay.
+func (u *userData) edited() []byte {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
 	if err := enc.Encode(u.configs[0].root); err != nil {
-		u.mistake("cannot write the cloud-config with the SSH keys: %v", err)
+		u.mistake("cannot write the cloud-config with what was added: %v", err)
 		return nil
 	}
 	if kindByStart(b.Bytes()) == cloudConfig {

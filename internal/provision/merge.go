@@ -12,7 +12,7 @@ import (
 // hostNameFile is what a guest's host name is set by: hostname(5).
 const hostNameFile = "/etc/hostname"
 
-// mergeAll merges keys and host name, then the sources in order, by ignition's own merge: the later wins.
+// mergeAll merges keys, host name and mounts, then the sources in order, by ignition's own merge: the later wins.
 //
 // A source with ignition.config.replace would, at run time, throw away all that it was merged with. It is then referenced
 // from a config of ours instead (ignition.config.merge with a data URL): ignition resolves the replacement inside that
@@ -23,7 +23,7 @@ func mergeAll(in Input, sources []*ignitionSource, version int, r *sourceReporte
 		texts[i] = raise(spec3Config{s.json, s.spec}, version, s.sourceReporter).json
 	}
 
-	extras := extrasConfig{keys: in.SSHAuthorizedKeys, user: in.SSHUser, hostName: in.HostName}
+	extras := extrasConfig{keys: in.SSHAuthorizedKeys, user: in.SSHUser, hostName: in.HostName, units: mountUnits(in.Mounts)}
 	if slices.ContainsFunc(texts, setsHostName) {
 		extras.hostName = ""
 	}
@@ -39,7 +39,7 @@ func mergeAll(in Input, sources []*ignitionSource, version int, r *sourceReporte
 
 	merged, _, err := specs[version].strict(extras.spec3(specs[version].version))
 	if err != nil {
-		r.mistake("cannot merge SSH keys and host name: %v", err)
+		r.mistake("cannot merge %s: %v", describeExtras(in), err)
 		return spec3Config{}
 	}
 	for _, text := range texts {
@@ -70,11 +70,14 @@ type extrasConfig struct {
 	keys     []string
 	user     string
 	hostName string
+	units    []mountUnit
 	// merge are configs to reference.
 	merge [][]byte
 }
 
-func (e extrasConfig) empty() bool { return len(e.keys) == 0 && e.hostName == "" && len(e.merge) == 0 }
+func (e extrasConfig) empty() bool {
+	return len(e.keys) == 0 && e.hostName == "" && len(e.units) == 0 && len(e.merge) == 0
+}
 
 // spec3 uses nothing that spec 3.0 does not have.
 func (e extrasConfig) spec3(version string) []byte {
@@ -89,6 +92,13 @@ func (e extrasConfig) spec3(version string) []byte {
 			"path": hostNameFile, "mode": 0o644, "overwrite": true,
 			"contents": object{"source": hostNameURL(e.hostName)},
 		}}}
+	}
+	if len(e.units) > 0 {
+		var units []any
+		for _, u := range e.units {
+			units = append(units, object{"name": u.name, "enabled": true, "contents": u.contents})
+		}
+		top["systemd"] = object{"units": units}
 	}
 	if len(e.merge) > 0 {
 		var refs []any

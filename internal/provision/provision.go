@@ -2,7 +2,7 @@
 //
 // Butane, Container Linux Config and Ignition become one Ignition config, for fw_cfg opt/com.coreos/config; cloud-init
 // user data becomes the files of a seed disk. Every format is read, translated, merged and checked by the library of the
-// project that defined it. SSH keys and a host name that come from outside are merged into whichever is in use.
+// project that defined it. SSH keys, a host name and mounts that come from outside are merged into whichever is in use.
 //
 // Nothing here touches the machine, with three exceptions that say so: Butane and Container Linux Configs may name files
 // under Source.FilesDir, and Result.Write writes to a directory.
@@ -39,6 +39,8 @@ type Input struct {
 	SSHUser           string
 	// HostName is set in the guest where its own configuration sets none.
 	HostName string
+	// Mounts are made in the guest where its own configuration has none by that tag or at that place.
+	Mounts []Mount
 
 	// IgnitionVersion is "auto" (or ""), "2.3" or one of "3.0" to "3.6".
 	IgnitionVersion string
@@ -78,7 +80,7 @@ func Translate(in Input) (Result, error) {
 
 	fromIgnition := in.Config != nil || in.Ignition != nil
 	fromCloud := in.Cloud != nil
-	extras := len(in.SSHAuthorizedKeys) > 0 || in.HostName != ""
+	extras := len(in.SSHAuthorizedKeys) > 0 || in.HostName != "" || len(in.Mounts) > 0
 
 	if fromIgnition || (extras && !fromCloud && !in.IgnitionOff) {
 		res.Ignition = makeIgnition(in, r)
@@ -105,6 +107,9 @@ func describeExtras(in Input) string {
 	}
 	if in.HostName != "" {
 		parts = append(parts, "host name")
+	}
+	if len(in.Mounts) > 0 {
+		parts = append(parts, "mounts of volumes")
 	}
 	return strings.Join(parts, " and ")
 }

@@ -59,15 +59,16 @@ const defaultInstanceID = "vmentry"
 // the user data says nothing (hostname, fqdn, preserve_hostname).
 func makeSeed(in Input, r *reporter) *Seed {
 	keys := unique(in.SSHAuthorizedKeys)
+	checkMounts(in.Mounts, r.general())
 	user, vendor := emptyUserData, []byte(nil)
 	if in.Cloud != nil {
 		u := readUserData(r.on(in.Cloud))
 		if u == nil {
 			return nil
 		}
-		user, vendor = u.withKeys(in.SSHUser, keys)
-	} else if len(keys) > 0 {
-		user = vendorUsers(in.SSHUser, keys)
+		user, vendor = u.with(in.SSHUser, keys, in.Mounts)
+	} else if own := ownConfig(in.SSHUser, keys, in.Mounts); len(own) > 0 {
+		user = marshalCloudConfig(own)
 	}
 	if in.InstanceID == "" {
 		in.InstanceID = defaultInstanceID

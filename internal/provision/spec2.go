@@ -218,7 +218,7 @@ func mergeSpec2(in Input, sources []*ignitionSource, r *sourceReporter) types.Co
 			hostName = ""
 		}
 	}
-	if replaces && (len(configs) > 1 || hostName != "" || len(in.SSHAuthorizedKeys) > 0) {
+	if replaces && (len(configs) > 1 || hostName != "" || len(in.SSHAuthorizedKeys) > 0 || len(in.Mounts) > 0) {
 		configs = referTo(configs, r)
 	}
 
@@ -239,6 +239,10 @@ func mergeSpec2(in Input, sources []*ignitionSource, r *sourceReporter) types.Co
 			u.SSHAuthorizedKeys = append(u.SSHAuthorizedKeys, types.SSHAuthorizedKey(k))
 		}
 		out.Passwd.Users = []types.PasswdUser{u}
+	}
+	for _, u := range mountUnits(in.Mounts) {
+		yes := true
+		out.Systemd.Units = append(out.Systemd.Units, types.Unit{Name: u.name, Enabled: &yes, Contents: u.contents})
 	}
 	for _, c := range configs {
 		references := append(out.Ignition.Config.Append, c.Ignition.Config.Append...)

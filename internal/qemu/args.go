@@ -22,6 +22,7 @@ const (
 	slotSCSI   = 0x1b
 	slotPanic  = 0x1c
 	slotAHCI   = 0x1d // six disks to a function
+	slotVolume = 0x1e // a function for each
 )
 
 // Args is QEMU's argument list for m, without the program's own name.
@@ -32,6 +33,7 @@ func (m Machine) Args() []string {
 	m.firmware(&a)
 	m.disks(&a)
 	m.network(&a)
+	m.volumes(&a)
 	m.screen(&a)
 	m.console(&a)
 	m.ports(&a)
@@ -82,7 +84,8 @@ func (m Machine) base(a *args) {
 		kv{"dump-guest-core", "off"}, // the guest's memory has no place in a core file
 		when(m.isPC(), "vmport", "off"),
 		when(m.isPC(), "usb", "off"),
-		when(m.Type == "virt", "gic-version", m.gic())})
+		when(m.Type == "virt", "gic-version", m.gic()),
+		when(len(m.Volumes) > 0, "memory-backend", "ram")})
 	if m.TypeOptions != "" {
 		machine += "," + m.TypeOptions
 	}
@@ -139,7 +142,12 @@ func (m Machine) function(slot, n int) []kv {
 func (m Machine) processor(a *args) {
 	a.add("-cpu", m.CPUModel)
 	a.opt("-smp", kv{"cpus", strconv.Itoa(m.CPUs)})
-	a.opt("-m", kv{"size", strconv.FormatInt(m.Memory/mib, 10) + "M"})
+	size := strconv.FormatInt(m.Memory/mib, 10) + "M"
+	a.opt("-m", kv{"size", size})
+	if len(m.Volumes) > 0 {
+		// memory that others can map too. A memfd lies in no file system, whose size would limit it (/dev/shm has 64 MiB in a container)
+		a.add("-object", options("memory-backend-memfd", []kv{{"id", "ram"}, {"size", size}, {"share", "on"}}))
+	}
 }
 
 func (m Machine) firmware(a *args) {

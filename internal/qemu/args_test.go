@@ -79,6 +79,9 @@ func TestArgs(t *testing.T) {
 		{"ide-pc", func(m *Machine) { m.Type, m.Disks[0].Bus, m.Disks[1].Bus = "pc", IDE, IDE }},
 		{"ide-q35", func(m *Machine) { m.Disks[0].Bus, m.Disks[1].Bus = IDE, IDE }},
 		{"sata-pc", func(m *Machine) { m.Type, m.Disks[0].Bus, m.Disks[1].Bus = "pc", SATA, SATA }},
+		{"volumes", func(m *Machine) {
+			m.Volumes = []Volume{{"data", "/run/vmentry/volume0.sock"}, {"conf", "/run/vmentry/volume1.sock"}}
+		}},
 		{"nvme", func(m *Machine) { m.Disks[0].Bus, m.Disks[0].Serial, m.Disks[1].Bus = NVMe, "disk", NVMe }},
 		{"more-disks", func(m *Machine) {
 			with(m, VirtIO, 2)

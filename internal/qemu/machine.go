@@ -54,7 +54,9 @@ type Machine struct {
 	Disks []Disk  // the first one is booted
 	NICs  []NIC
 
-	VNC      string // optional: path of the socket at which VNC is served; there is a graphics card then
+	VNC     string   // optional: path of the socket at which VNC is served; there is a graphics card then
+	Volumes []Volume // of virtio-fs; with any, the guest's memory is shared with the programs that serve them. At most 8
+
 	Console  Console
 	Ports    []Port          // virtio-serial ports
 	Monitors []MonitorSocket // QMP; each serves one client at a time
@@ -119,6 +121,12 @@ type Forward struct {
 	HostPort  uint16
 	GuestIP   netip.Addr // the zero value is the guest's own
 	GuestPort uint16
+}
+
+// Volume is a directory that another program serves over vhost-user.
+type Volume struct {
+	Tag    string // what the guest mounts it by
+	Socket string // where that program listens
 }
 
 // Console is the guest's first serial port.

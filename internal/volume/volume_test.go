@@ -1,0 +1,299 @@
+package volume
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestMain is also the program that shuts another one in: Confine takes the place of the process that calls it.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == ConfineCommand {
+		var c Confinement
+		args := os.Args[2:]
+		for ; args[0] != "--"; args = args[1:] {
+			if p, ok := strings.CutPrefix(args[0], "--read="); ok {
+				c.Read = append(c.Read, p)
+			}
+			if p, ok := strings.CutPrefix(args[0], "--write="); ok {
+				c.Write = append(c.Write, p)
+			}
+		}
+		if err := Confine(c, args[1:], os.Environ()); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// caps are capabilities by name.
+func caps(names ...string) map[string]bool {
+	all := map[string]bool{}
+	for _, n := range names {
+		all[n] = true
+	}
+	return all
+}
+
+// docker are those of docker's default set that matter here.
+var docker = caps("chown", "dac_override", "fowner", "fsetid", "setgid", "setuid", "mknod", "setfcap", setpcap, sysChroot)
+
+func TestChoose(t *testing.T) {
+	tests := []struct {
+		name   string
+		rights Rights
+		want   Sandbox
+		says   string
+	}{
+		{"privileged", Rights{Capabilities: docker, Namespaces: true, Landlock: 7},
+			Sandbox{Mode: "namespace", Keeps: usefulCapabilities}, "in namespaces of its own"},
+		{"docker's default set", Rights{Capabilities: docker, Landlock: 7},
+			Sandbox{Mode: "chroot", Landlock: 7, Keeps: usefulCapabilities}, "in a chroot, and shut in by Landlock"},
+		{"docker's default set, an old kernel", Rights{Capabilities: docker},
+			Sandbox{Mode: "chroot", Keeps: usefulCapabilities}, "in a chroot, with CHOWN"},
+		{"root with SETPCAP alone", Rights{Capabilities: caps(setpcap), Landlock: 3},
+			Sandbox{Mode: "none", Landlock: 3, Squash: "0:0"}, "shut in by Landlock (version 3), with no capability"},
+		{"root that cannot give files away", Rights{Capabilities: caps(setpcap, sysChroot, "chown", "setuid"), Landlock: 3},
+			Sandbox{Mode: "chroot", Landlock: 3, Keeps: []string{"chown", "setuid"}, Squash: "0:0"}, "with CHOWN, SETUID"},
+		{"another user", Rights{UID: 1000, GID: 100, Landlock: 7},
+			Sandbox{Mode: "none", Landlock: 7, Squash: "1000:100"}, "user 1000"},
+		{"another user, an old kernel", Rights{UID: 1000, GID: 100},
+			Sandbox{Mode: "none", Squash: "1000:100"}, "with its seccomp filter alone"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := choose(tt.rights)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(got.String(), tt.says) {
+				t.Errorf("%q does not say %q", got, tt.says)
+			}
+			got.Why = ""
+			if diff := cmp.Diff(tt.want, got, cmp.Transformer("none", func(s []string) []string { return append([]string{}, s...) })); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+	if _, err := choose(Rights{Capabilities: caps(sysChroot), Landlock: 7}); !errors.Is(err, ErrNoSETPCAP) {
+		t.Errorf("root without SETPCAP: %v", err)
+	}
+}
+
+// input is one of a container as docker makes it.
+func input(volumes ...Volume) Input {
+	in := Input{Volumes: volumes, RunDir: "/run/vmentry", Virtiofsd: Program{"/usr/libexec/virtiofsd", "1.13.2"}, Self: "/usr/bin/vmentry",
+		Rights: Rights{Capabilities: docker, Landlock: 7}, Own: []Own{{"/run/vmentry", "its sockets"}, {"/data", "its disk"}}}
+	for _, v := range volumes {
+		in.Found = append(in.Found, Directory{Real: v.Path, Writable: true})
+	}
+	return in
+}
+
+func TestPlan(t *testing.T) {
+	plan, err := MakePlan(input(Volume{Tag: "a", Path: "/a"}, Volume{Tag: "b", Path: "/b", GuestPath: "/mnt", ReadOnly: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	around := []string{"/usr/bin/vmentry", "confine", "--read=/usr/libexec", "--read=/usr", "--read=/bin", "--read=/lib", "--read=/lib64", "--read=/etc/ld.so.cache", "--read=/proc"}
+	daemon := func(dir string) []string {
+		return []string{"--", "/usr/libexec/virtiofsd", "--fd", "3", "--shared-dir", dir, "--cache", "auto", "--log-level", "warn", "--rlimit-nofile", "0",
+			"--sandbox", "chroot", "--modcaps=-mknod:-setfcap"}
+	}
+	want := [][]string{
+		slices.Concat(around, []string{"--write=/a"}, daemon("/a")),
+		slices.Concat(around, []string{"--read=/b"}, daemon("/b"), []string{"--readonly"}),
+	}
+	for i, s := range plan.Shares {
+		if diff := cmp.Diff(want[i], s.Command); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", s.Tag, diff)
+		}
+	}
+	if plan.Shares[0].Socket == plan.Shares[1].Socket || filepath.Dir(plan.Shares[0].Socket) != "/run/vmentry" {
+		t.Errorf("sockets %s and %s", plan.Shares[0].Socket, plan.Shares[1].Socket)
+	}
+	if len(plan.Warnings) > 0 {
+		t.Errorf("warnings: %v", plan.Warnings)
+	}
+	text := strings.Join(plan.Lines(), "\n")
+	for _, s := range []string{"a: /a of the pod, for the guest to mount, read-write", "b: /b of the pod, at /mnt in the guest, read-only", "virtiofsd 1.13.2, in a chroot"} {
+		if !strings.Contains(text, s) {
+			t.Errorf("the plan does not say %q:\n%s", s, text)
+		}
+	}
+	shell := strings.Join(plan.Shares[0].Unsupervised(), " ")
+	if !strings.Contains(shell, "--socket-path /run/vmentry/volume0.sock") || !strings.Contains(shell, "--write=/run/vmentry --") || strings.Contains(shell, "--fd") {
+		t.Errorf("for a shell: %s", shell)
+	}
+}
+
+func TestPlanOfAnotherUser(t *testing.T) {
+	in := input(Volume{Tag: "a", Path: "/a"})
+	in.Rights = Rights{UID: 1000, GID: 100}
+	in.Found[0].Writable = false
+	plan, err := MakePlan(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Join(plan.Shares[0].Command, " ")
+	for _, s := range []string{"confine -- /usr/libexec/virtiofsd", "--sandbox none", "--translate-uid squash-guest:0:1000:4294967295", "--translate-gid squash-guest:0:100:4294967295"} {
+		if !strings.Contains(line, s) {
+			t.Errorf("not %q in %s", s, line)
+		}
+	}
+	warnings := strings.Join(plan.Warnings, "\n")
+	for _, s := range []string{"cannot be written here", "no Landlock", "belongs to 1000:100"} {
+		if !strings.Contains(warnings, s) {
+			t.Errorf("no warning %q in\n%s", s, warnings)
+		}
+	}
+}
+
+// TestPlanRefuses: all mistakes come together, and before anything that is missing.
+func TestPlanRefuses(t *testing.T) {
+	in := input(Volume{Tag: "above", Path: "/"}, Volume{Tag: "same", Path: "/data"}, Volume{Tag: "below", Path: "/run/vmentry/x"},
+		Volume{Tag: "good", Path: "/database"}, Volume{Tag: "gone", Path: "/gone"})
+	in.Found[4] = Directory{Problem: "is not there"}
+	in.Virtiofsd = Program{}
+	_, err := MakePlan(in)
+	var wrong Mistakes
+	if !errors.As(err, &wrong) {
+		t.Fatal(err)
+	}
+	var tags []string
+	for _, m := range wrong {
+		tags = append(tags, m.Volume.Tag)
+	}
+	if diff := cmp.Diff([]string{"above", "same", "below", "gone"}, tags); diff != "" {
+		t.Errorf("(-want +got)\n%s\n%v", diff, err)
+	}
+	in = input(Volume{Tag: "a", Path: "/a"})
+	for version, want := range map[string]string{"": "QEMU before 8.0", "1.12.9": "too old", "0.99.0": "too old"} {
+		in.Virtiofsd.Version = version
+		if _, err := MakePlan(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("virtiofsd %q: %v", version, err)
+		}
+	}
+	for _, version := range []string{"1.13.0", "1.14.1", "2.0.0"} {
+		in.Virtiofsd.Version = version
+		if _, err := MakePlan(in); err != nil {
+			t.Errorf("virtiofsd %q: %v", version, err)
+		}
+	}
+}
+
+func TestInspect(t *testing.T) {
+	dir := t.TempDir()
+	file, link, loop := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "loop")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for path, target := range map[string]string{link: dir, loop: loop} {
+		if err := os.Symlink(target, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := Inspect(link); got.Problem != "" || got.Real != dir || !got.Writable {
+		t.Errorf("a link: %+v", got)
+	}
+	for path, want := range map[string]string{file: "not a directory", filepath.Join(dir, "gone"): "not there", filepath.Join(file, "x"): "cannot be used", loop: "too many links"} {
+		if got := Inspect(path); !strings.Contains(got.Problem, want) {
+			t.Errorf("%s: %+v", path, got)
+		}
+	}
+}
+
+// TestConfine: a program that is shut in reads and writes where it may, and nowhere else.
+func TestConfine(t *testing.T) {
+	if landlockVersion() == 0 {
+		t.Fatal("this kernel has no Landlock, which these tests are about")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"read", "write", "outside"} {
+		sub := filepath.Join(dir, name)
+		if err := os.Mkdir(sub, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(sub, "file"), []byte("x\n"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(filepath.Join(dir, "outside", "file"), filepath.Join(dir, "write", "link")); err != nil {
+		t.Fatal(err)
+	}
+	c := Confinement{Read: append([]string{filepath.Join(dir, "read"), "/no/such/place"}, code...), Write: []string{filepath.Join(dir, "write")}}
+	for script, allowed := range map[string]bool{
+		"read x <read/file":  true,
+		"read x <write/file": true,
+		"echo >write/new":    true,
+		"mkdir write/a && echo >write/m && mv write/m write/a/moved": true,
+		"read x <outside/file":                             false,
+		"read x <write/link":                               false,
+		"read x <write/../outside/file":                    false,
+		"echo >read/new":                                   false,
+		"echo >>read/file":                                 false,
+		"rm read/file":                                     false,
+		"mv read/file write/stolen":                        false,
+		"ls /etc":                                          false,
+		`[ -n "$(cat /proc/$PPID/environ)" ]`:              false,
+		"kill -0 $PPID":                                    landlockVersion() < 6,
+		"grep -q 'NoNewPrivs:.*1' /proc/self/status":       true,
+		`[ "$(ulimit -Sn)" = "$(ulimit -Hn)" ]`:            true,
+		"true && sh -c 'sh -c true'":                       true,
+		"setpriv --no-new-privs sh -c 'read x <read/file'": true,
+	} {
+		// without root's capabilities, as virtiofsd is in the end: with CAP_PERFMON it could read of any process what is in /proc
+		cmd := exec.Command("setpriv", append([]string{"--bounding-set", "-all", "--", self}, c.Arguments([]string{"/bin/sh", "-c", script})...)...)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != allowed {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+	cmd := exec.Command(self, Confinement{}.Arguments([]string{"/no/such/program"})...)
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "cannot execute /no/such/program") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestListen: in place of what was left, for its owner alone, and of use to who inherits it.
+func TestListen(t *testing.T) {
+	s := Share{Socket: filepath.Join(t.TempDir(), "s")}
+	for range 2 {
+		f, err := s.Listen()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		info, err := os.Stat(s.Socket)
+		if err != nil || info.Mode().Perm() != 0o600 || info.Mode().Type() != os.ModeSocket {
+			t.Errorf("%v, %v", info, err)
+		}
+		c, err := net.Dial("unix", s.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if fd, _, err := syscall.Accept(int(f.Fd())); err != nil {
+			t.Error(err)
+		} else {
+			syscall.Close(fd)
+		}
+	}
+	if _, err := (Share{Socket: "/" + strings.Repeat("x", 200)}).Listen(); err == nil {
+		t.Error("a path that is too long")
+	}
+}
