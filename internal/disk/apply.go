@@ -105,7 +105,11 @@ func (a applier) do(ctx context.Context, p Plan, f Facts, s Step, lock *Lock) er
 	case ActionRebase:
 		return changing(f, lock, func() error { return a.rebase(ctx, p, lock) })
 	case ActionGrow:
-		return changing(f, lock, func() error { return a.grow(ctx, p, lock) })
+		if err := changing(f, lock, func() error { return a.grow(ctx, p, lock) }); err != nil || !p.does(ActionCheck) {
+			return err
+		}
+		// A cluster that was taken behind the end of the file is not seen by a check until the file has grown beyond it.
+		return a.check(ctx, p, lock, false)
 	case ActionNVRAM:
 		return a.nvram(p)
 	}

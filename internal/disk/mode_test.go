@@ -439,6 +439,26 @@ func TestCheckAfterAnUncleanEnd(t *testing.T) {
 	}
 }
 
+// TestLeakBehindTheEnd: a growth that is killed before it has written the new table has taken its cluster and not made the file longer.
+func TestLeakBehindTheEnd(t *testing.T) {
+	f := newFixture(t)
+	p := f.apply(t)
+	guestWrites(t, p.Path, 0xaa, 1<<20, 1<<20)
+	st, err := os.Stat(p.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setRefcount(t, p.Path, (st.Size()+65535)/65536, 1)
+	run(t, "qemu-img", "check", "-q", p.Path) // which says that all is well
+	leftUnclean(t, f.in.DataDir)
+	f.in.Size = 600 << 30
+	if p := f.apply(t); actions(p) != "check grow" {
+		t.Errorf("plan %v", p)
+	}
+	run(t, "qemu-img", "check", "-q", p.Path)
+	guestReads(t, p.Path, 0xaa, 1<<20, 1<<20)
+}
+
 // TestRunningIsRemembered: whoever takes the lock next finds what the last one left, also if that one only looked.
 func TestRunningIsRemembered(t *testing.T) {
 	dir := t.TempDir()

@@ -166,10 +166,9 @@ func (p *place) watch(harm Harm, command ...string) Course {
 func (p *place) undisturbed() error {
 	cmd := exec.Command(vmentry)
 	cmd.Env = p.environ()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w:\n%s", err, out)
-	}
-	return nil
+	p.log.Reset()
+	cmd.Stdout, cmd.Stderr = &p.log, &p.log
+	return cmd.Run()
 }
 
 func (p *place) must(err error) {
@@ -453,7 +452,7 @@ func (p *place) settle(s scene, what string, leaks bool) {
 		err = p.sound(leaks)
 	}
 	if err != nil {
-		p.t.Fatalf("%s, %s: %v", s.name, what, err)
+		p.t.Fatalf("%s, %s: %v\nthe start that was left alone:\n%s", s.name, what, err, p.log.String())
 	}
 }
 
