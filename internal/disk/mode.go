@@ -73,7 +73,7 @@ func (p *Plan) planExistingCopy(f Facts) error {
 // planMerge makes one disk of the overlay and its base image.
 func (p *Plan) planMerge(f Facts, base node) error {
 	if n := f.Disk.Snapshots; n > 0 {
-		return configError("use VM_DISK_MODE=copy", "set VM_DISK_MODE=overlay to go on with it, or delete its snapshots first",
+		return configError("use VM_DISK_MODE=copy", "set VM_DISK_MODE=overlay to go on with it, or delete them first (qemu-img snapshot -l, -d)",
 			"the overlay %s has %d snapshots, which a copy of it would not have", f.Disk.Path, n)
 	}
 	target := *p

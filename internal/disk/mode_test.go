@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -512,4 +513,31 @@ func TestProgress(t *testing.T) {
 	if fmt.Sprint(got) != "[0 0.335 1]" {
 		t.Errorf("got %v", got)
 	}
+}
+
+// TestSnapshotOfACopy is restored without the image, which is gone, and keeps the disk of before.
+func TestSnapshotOfACopy(t *testing.T) {
+	f := newFixture(t)
+	f.in.Mode = ModeCopy
+	p := f.apply(t)
+	guestWrites(t, p.Path, 0xaa, 2<<20, 1<<20)
+	lock := lockOf(t, f.in)
+	snapshot(t, lock, "first")
+	guestWrites(t, p.Path, 0xbb, 2<<20, 1<<20)
+	r, err := RequestRestore(lock, "first", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+	if err := os.RemoveAll(f.in.ImageDirs[0]); err != nil {
+		t.Fatal(err)
+	}
+	if !HasCopy(f.in.DataDir) {
+		t.Error("the copy is not seen")
+	}
+	if p := f.apply(t); actions(p) != "restore" {
+		t.Errorf("plan %v", p)
+	}
+	guestReads(t, p.Path, 0xaa, 2<<20, 1<<20)
+	guestReads(t, filepath.Join(f.in.DataDir, "snapshots", r.Keep, copyName), 0xbb, 2<<20, 1<<20)
 }
