@@ -6,7 +6,7 @@ CACHE   := $(or $(VMENTRY_CACHE),$(CURDIR)/.cache)
 
 # Pinned: another version finds other things.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
-SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh internal/web/fetch.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/shutdown \
+SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh internal/web/fetch.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/vmtest-ask test/tinyguest/shutdown \
 	$(addprefix images/debian/root/,usr/lib/quickboot/init usr/lib/quickboot/make usr/libexec/ignition-firstboot-complete \
 	etc/kernel/postinst.d/zz-quickboot etc/kernel/postrm.d/zz-quickboot) \
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)

@@ -15,19 +15,6 @@ import (
 	"github.com/vmentry/vmentry/test/pod"
 )
 
-// TestOtherClient: the client of small systems, which knows less of DHCP than dhcpcd, gets the same.
-func TestOtherClient(t *testing.T) {
-	for _, name := range []string{"flannel", "Calico", "CNI ptp (GKE)", "two interfaces"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			g := asking(t, pod.New(t, pod.Named(t, name)), "udhcpc")
-			v := g.container.start(t)
-			v.awaitReady(t, 1)
-			g.works(t, v)
-		})
-	}
-}
-
 // TestLayer2: with VM_DHCP=false the guest's own configuration counts, and what the network says of addresses reaches it.
 func TestLayer2(t *testing.T) {
 	p := pod.New(t, pod.Named(t, "dual stack"))
@@ -94,7 +81,7 @@ func TestForeignMAC(t *testing.T) {
 // TestFiftyStarts: starts in one pod, of which every other is cut off, leave no more behind than the first one did.
 func TestFiftyStarts(t *testing.T) {
 	p := pod.New(t, pod.Named(t, "dual stack"))
-	c := newContainer(t, p, bridge, "", "PATH="+fakeQEMU+":"+os.Getenv("PATH"))
+	c := newContainer(t, p, bridge, "", "PATH="+binaries.FakeQEMU+":"+os.Getenv("PATH"))
 	var first string
 	for i := range 50 {
 		if i%2 == 0 {

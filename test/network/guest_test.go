@@ -149,7 +149,7 @@ func parseRoute(t testing.TB, s *pod.State, line string, six bool) {
 func (v *vm) settled(t testing.TB, differences func(pod.State) []string) {
 	t.Helper()
 	var last []string
-	for give := time.Now().Add(2 * time.Minute); time.Now().Before(give); time.Sleep(500 * time.Millisecond) {
+	for give := time.Now().Add(2 * time.Minute); time.Now().Before(give); time.Sleep(2 * time.Second) { // each look costs an emulated processor dearly
 		if last = differences(v.state(t)); len(last) == 0 {
 			return
 		}

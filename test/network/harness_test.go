@@ -3,7 +3,6 @@
 package network
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,45 +11,10 @@ import (
 	"github.com/vmentry/vmentry/test/process"
 )
 
-var (
-	vmentry  string // the binary under test
-	fakeQEMU string // the directory of a qemu-system-x86_64 that only pretends
-)
+// binaries are what the tests run.
+var binaries process.Binaries
 
-// TestMain builds the binaries, unless VMENTRY_TEST_BINARIES names a directory that has them.
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir := os.Getenv("VMENTRY_TEST_BINARIES")
-		built := dir != ""
-		if !built {
-			var err error
-			if dir, err = os.MkdirTemp("", "vmentry-test-"); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-			defer os.RemoveAll(dir)
-			if err := os.Chmod(dir, 0o755); err != nil { // QEMU may have a user of its own
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-		}
-		vmentry, fakeQEMU = filepath.Join(dir, "vmentry"), filepath.Join(dir, "fake")
-		if !built {
-			if err := build(); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-		}
-		return m.Run()
-	}())
-}
-
-func build() error {
-	if err := process.Build(vmentry, "../../cmd/vmentry"); err != nil {
-		return err
-	}
-	return process.Build(filepath.Join(fakeQEMU, "qemu-system-x86_64"), "../fakeqemu")
-}
+func TestMain(m *testing.M) { os.Exit(process.Main(m, &binaries)) }
 
 // mode is a network mode.
 type mode string
@@ -157,7 +121,7 @@ func (c *container) start(t testing.TB, args ...string) *vm {
 // startAs is start in a container with other rights than its shape has.
 func (c *container) startAs(t testing.TB, rights pod.Container, args ...string) *vm {
 	t.Helper()
-	cmd := c.pod.Command(rights, append([]string{vmentry}, args...)...)
+	cmd := c.pod.Command(rights, append([]string{binaries.VMEntry}, args...)...)
 	cmd.Env = c.environment(t)
 	return &vm{Process: process.StartTyping(t, cmd), container: c}
 }
@@ -165,7 +129,7 @@ func (c *container) startAs(t testing.TB, rights pod.Container, args ...string) 
 // call runs another vmentry command in the container, as `kubectl exec` does, and returns what it printed on either stream.
 func (v *vm) call(t testing.TB, args ...string) (out string, code int) {
 	t.Helper()
-	cmd := pod.Exec(v.PID, append([]string{vmentry}, args...)...)
+	cmd := pod.Exec(v.PID, append([]string{binaries.VMEntry}, args...)...)
 	cmd.Env = v.container.environment(t)
 	text, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {

@@ -30,7 +30,7 @@ func TestImageInBridgeMode(t *testing.T) {
 	})}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
-	c := newContainer(t, p, bridge, "", "PATH="+fakeQEMU+":"+os.Getenv("PATH"), "VM_IMAGE=http://"+pod.Client4.String()+"/disk.raw")
+	c := newContainer(t, p, bridge, "", "PATH="+binaries.FakeQEMU+":"+os.Getenv("PATH"), "VM_IMAGE=http://"+pod.Client4.String()+"/disk.raw")
 	for range 2 {
 		v := c.start(t)
 		v.Stderr.Await(t, "QEMU started")

@@ -144,7 +144,7 @@ func TestPasstCannotRun(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newContainer(t, p, passt, "", tt.settings...)
-			cmd := p.Command(pod.Container{Capabilities: pod.All}, "/bin/sh", "-ec", tt.wrap, "sh", vmentry)
+			cmd := p.Command(pod.Container{Capabilities: pod.All}, "/bin/sh", "-ec", tt.wrap, "sh", binaries.VMEntry)
 			cmd.Env = c.environment(t)
 			process.Start(t, cmd).Wants(t, 69, tt.says...)
 		})
@@ -165,7 +165,7 @@ func TestPasstPlan(t *testing.T) {
 	script := c.start(t, "plan", "-o", "shell")
 	script.Wants(t, 0)
 	cmd := p.Command(p.Shape.Container, "sh", "-c", script.Stdout.String())
-	cmd.Env = append(c.environment(t), "PATH="+filepath.Dir(vmentry)+":"+os.Getenv("PATH"))
+	cmd.Env = append(c.environment(t), "PATH="+filepath.Dir(binaries.VMEntry)+":"+os.Getenv("PATH"))
 	pasted := process.Start(t, cmd)
 	if code := pasted.Exit(t); code != 0 || !strings.Contains(pasted.Stdout.String(), "vmtest: ready") {
 		t.Errorf("the pasted script: %d\n%s", code, script.Stdout)

@@ -181,7 +181,7 @@ type plan struct {
 
 func planOf(b *testing.B, c *container) plan {
 	b.Helper()
-	cmd := c.pod.Space.Command(vmentry, "plan", "-o", "json")
+	cmd := c.pod.Space.Command(binaries.VMEntry, "plan", "-o", "json")
 	cmd.Env, cmd.Stderr = c.environment(b), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

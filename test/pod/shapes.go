@@ -56,6 +56,7 @@ func Shapes() []Shape {
 		{Name: "CNI macvlan", DNS: kubernetesDNS, build: cniMacvlan},
 		{Name: "Docker's bridge", DNS: dockerDNS, build: dockerBridge},
 		{Name: "Docker's own network", DNS: dockerOwnDNS, build: dockerOwnNetwork},
+		{Name: "Docker's own network, dual stack", DNS: dockerOwnDNS, build: dockerDualStack},
 		{Name: "podman", DNS: podmanDNS, build: podman},
 		{Name: "flannel", DNS: kubernetesDNS, build: flannel},
 		{Name: "Calico", DNS: kubernetesDNS, build: calico},
@@ -189,6 +190,28 @@ func dockerBridge(t testing.TB, p *Pod) {
 func dockerOwnNetwork(t testing.TB, p *Pod) {
 	onBridge{mtu: 1500, mac: "02:42:ac:12:00:02", address4: "172.18.0.2/16", gateway4: "172.18.0.1"}.build(t, p)
 	p.Space.Run(t, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")
+	p.resolver(t, "127.0.0.11:53")
+}
+
+// dockerDualStack is what `docker network create --ipv6` makes: IPv6 is on for the one interface, and off for all that come later.
+func dockerDualStack(t testing.TB, p *Pod) {
+	p.Space.Run(t, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+	p.Space.Run(t, "sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=0")
+	p.Peer.script(t, fmt.Sprintf(`
+		ip link add br0 type bridge
+		ip link add veth0 type veth peer name eth0 address 02:42:ac:13:00:02 netns %s
+		ip link set veth0 master br0
+		ip addr add 172.19.0.1/16 dev br0
+		ip addr add fd00:d0c::1/64 dev br0 nodad
+		ip link set br0 up
+		ip link set veth0 up`, p.Space))
+	p.Space.Run(t, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=0")
+	p.Space.script(t, `
+		ip link set eth0 up
+		ip addr add 172.19.0.2/16 dev eth0
+		ip addr add fd00:d0c::2/64 dev eth0 nodad
+		ip route add default via 172.19.0.1
+		ip route add default via fd00:d0c::1`)
 	p.resolver(t, "127.0.0.11:53")
 }
 

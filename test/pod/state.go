@@ -215,7 +215,10 @@ func Resolver(text string) (servers []netip.Addr, search []string) {
 				servers = append(servers, a)
 			}
 		case "search", "domain":
-			search = words[1:]
+			search = nil
+			for _, w := range words[1:] {
+				search = append(search, strings.TrimSuffix(w, ".")) // dhclient writes whole names
+			}
 		}
 	}
 	return servers, search

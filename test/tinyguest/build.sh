@@ -2,7 +2,8 @@
 # Makes the tiny guest of the tests: test/tinyguest/build.sh OUTDIR → OUTDIR/vmlinuz, OUTDIR/initrd, OUTDIR/initrd-net, OUTDIR/initrd-agent
 #
 # Debian's kernel and static busybox, straight from their packages: nothing is installed, no root is needed. initrd-net is initrd and
-# what tests of the network need besides: Debian's dhcpcd and iperf3, and netd. initrd-agent is initrd and Debian's QEMU guest agent.
+# what tests of the network need besides: Debian's dhcpcd, dhclient and iperf3, and netd. initrd-agent is initrd and
+# Debian's QEMU guest agent.
 # See init for what the guest can do.
 set -euo pipefail
 # shellcheck source=images/lib.sh
@@ -23,8 +24,8 @@ MODULES=(
 	ext4 isofs vfat nls_cp437 nls_ascii virtiofs fuse
 )
 
-# dhcpcd, iperf3, and what they are linked with.
-NET_PACKAGES=(dhcpcd-base iperf3 libiperf0 libsctp1 libc6 libgcc-s1 libssl3t64 zlib1g libzstd1)
+# dhcpcd, dhclient, iperf3, and what they are linked with.
+NET_PACKAGES=(dhcpcd-base isc-dhcp-client debianutils iperf3 libiperf0 libsctp1 libc6 libgcc-s1 libssl3t64 zlib1g libzstd1)
 
 # The guest agent, and what it is linked with.
 AGENT_PACKAGES=(qemu-guest-agent libglib2.0-0t64 libatomic1 libpcre2-8-0 libnuma1 libudev1 libcap2 liburing2 libc6)
@@ -91,7 +92,7 @@ padded() {
 	cat
 }
 
-# dhcpcd with Debian's hooks for names and name servers, iperf3, the libraries of both, and what we wrote ourselves.
+# dhcpcd and dhclient with Debian's hooks for names, name servers and routes, iperf3, the libraries of both, and what we wrote ourselves.
 # libgcc_s is none that iperf3 is linked with: the C library loads it when a thread is first cancelled, which iperf3 does to its own.
 net_tools() {
 	local dir=$1 lib=lib/x86_64-linux-gnu
@@ -100,6 +101,14 @@ net_tools() {
 	cp "$work/root/etc/dhcpcd.conf" "$dir/etc/"
 	cp "$work/root/usr/lib/dhcpcd/dhcpcd-run-hooks" "$dir/usr/lib/dhcpcd/"
 	cp "$work"/root/usr/lib/dhcpcd/dhcpcd-hooks/*-{resolv.conf,hostname} "$dir/usr/lib/dhcpcd/dhcpcd-hooks/"
+	mkdir -p "$dir/usr/sbin" "$dir/var/lib/dhcp"
+	cp "$work/root/usr/sbin/dhclient" "$work/root/usr/bin/run-parts" "$dir/bin/"
+	# busybox takes its own run-parts before any in the path, and that does not know --list
+	sed 's,run-parts,/bin/run-parts,' "$work/root/usr/sbin/dhclient-script" >"$dir/usr/sbin/dhclient-script"
+	chmod 755 "$dir/usr/sbin/dhclient-script"
+	cp -r "$work/root/etc/dhcp" "$dir/etc/"
+	: >"$dir/etc/fstab" # it wants to see whether the root is on the network
+	install -m 755 "$SRC/vmtest-ask" "$dir/bin/vmtest-ask"
 	cp -L "$work/root/usr/$lib"/{libc.so.6,libm.so.6,libcrypto.so.3,libz.so.1,libzstd.so.1,libiperf.so.0,libsctp.so.1,libgcc_s.so.1} "$dir/$lib/"
 	cp -L "$work/root/usr/$lib/ld-linux-x86-64.so.2" "$dir/lib64/"
 	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go -C "$REPO" build -trimpath -ldflags '-s -w' -o "$dir/bin/netd" ./test/tinyguest/netd
