@@ -38,7 +38,7 @@ func guestOf(t testing.TB, name, words string, settings ...string) []string {
 		}
 	}
 	return append([]string{
-		"VM_KERNEL=" + kernel, "VM_INITRD=" + initrd, "VM_CMDLINE=console=ttyS0 quiet panic=0 " + words,
+		"VM_KERNEL=" + kernel, "VM_INITRD=" + initrd, "VM_CMDLINE=console=ttyS0 quiet no_timer_check panic=0 " + words,
 		"VM_IMAGE=none", "VM_MEMORY=256M", "VM_CPUS=1", "HOSTFWD=none", "VM_READY=none", "VM_NAME=tiny",
 	}, settings...)
 }

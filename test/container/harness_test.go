@@ -281,7 +281,7 @@ func tiny(t *testing.T, words string, options ...string) []string {
 		t.Fatalf("there is no tiny guest in %s: `make tinyguest` builds it", dir)
 	}
 	return append(append(settings(
-		"VM_KERNEL=/tiny/vmlinuz", "VM_INITRD=/tiny/initrd", "VM_CMDLINE=console=ttyS0 quiet panic=0 "+words,
+		"VM_KERNEL=/tiny/vmlinuz", "VM_INITRD=/tiny/initrd", "VM_CMDLINE=console=ttyS0 quiet no_timer_check panic=0 "+words,
 		"VM_MEMORY=256M", "VM_CPUS=1", "VM_READY=none"), "--volume", dir+":/tiny:ro"), options...)
 }
 

@@ -76,7 +76,7 @@ func (c *container) environment(t testing.TB) []string {
 	kernel, initrd := tinyGuest(t)
 	return append([]string{
 		"PATH=" + cached(t, "passt", "passt") + ":" + os.Getenv("PATH"), "HOME=/", "TMPDIR=" + os.TempDir(), "VM_DATA_DIR=" + c.data, "VM_RUN_DIR=" + c.run,
-		"VM_KERNEL=" + kernel, "VM_INITRD=" + initrd, "VM_CMDLINE=console=ttyS0 quiet panic=0 vmtest.commands " + c.words,
+		"VM_KERNEL=" + kernel, "VM_INITRD=" + initrd, "VM_CMDLINE=console=ttyS0 quiet no_timer_check panic=0 vmtest.commands " + c.words,
 		"VM_IMAGE=none", "VM_MEMORY=192M", "VM_CPUS=1", "VM_ACCEL=tcg", "VM_READY=none",
 	}, c.settings...)
 }
