@@ -17,6 +17,7 @@ import (
 
 // TestLayer2: with VM_DHCP=false the guest's own configuration counts, and what the network says of addresses reaches it.
 func TestLayer2(t *testing.T) {
+	t.Parallel()
 	p := pod.New(t, pod.Named(t, "dual stack"))
 	g := told(t, p, newBridged(t, p), "VM_DHCP=false")
 	v := g.container.start(t)
@@ -29,6 +30,7 @@ func TestLayer2(t *testing.T) {
 
 // TestMistakes: each is named, with its variable or with what is missing, and nothing has been touched.
 func TestMistakes(t *testing.T) {
+	t.Parallel()
 	p := pod.New(t, pod.Named(t, "flannel"))
 	before := p.Now(t)
 	tests := []struct {
@@ -65,6 +67,7 @@ func sameCard(a, b pod.Card) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
 
 // TestForeignMAC: in bridge mode the cluster may throw away what comes from another MAC than it gave the pod: vmentry warns, and obeys.
 func TestForeignMAC(t *testing.T) {
+	t.Parallel()
 	p := pod.New(t, pod.Named(t, "flannel"))
 	g := asking(t, p, "dhcpcd")
 	g.container.settings = append(g.container.settings, "VM_MAC=52:54:00:12:34:56")
@@ -80,6 +83,7 @@ func TestForeignMAC(t *testing.T) {
 
 // TestFiftyStarts: starts in one pod, of which every other is cut off, leave no more behind than the first one did.
 func TestFiftyStarts(t *testing.T) {
+	t.Parallel()
 	p := pod.New(t, pod.Named(t, "dual stack"))
 	c := newContainer(t, p, bridge, "", "PATH="+binaries.FakeQEMU+":"+os.Getenv("PATH"))
 	var first string

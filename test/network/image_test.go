@@ -13,6 +13,7 @@ import (
 
 // TestImageInBridgeMode: an image comes over the pod's network, also in a restart, when the guest of last time still has the pod's addresses.
 func TestImageInBridgeMode(t *testing.T) {
+	t.Parallel()
 	p := pod.New(t, pod.Named(t, "flannel"))
 	disk := make([]byte, 1<<20)
 	disk[0], disk[510], disk[511] = 0xfa, 0x55, 0xaa

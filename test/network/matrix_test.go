@@ -91,6 +91,7 @@ var modes = []struct {
 
 // TestMatrix: on each kind of network the guest is what its mode says.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	rows := map[mode]map[string]*row{}
 	t.Run("all", func(t *testing.T) {

@@ -193,6 +193,7 @@ func (h *hidden) fullFrames(t *testing.T) {
 
 // TestNATForwards: with HOSTFWD only its ports are the guest's.
 func TestNATForwards(t *testing.T) {
+	t.Parallel()
 	p := pod.New(t, pod.Named(t, "NET_ADMIN alone"))
 	c := newContainer(t, p, nat, guestWords+"vmtest.dhcp=udhcpc", fmt.Sprintf("HOSTFWD=2222:%d,2222:%d/udp", servicePort, servicePort), fmt.Sprint("VM_READY=tcp:", servicePort))
 	v := c.start(t)

@@ -19,6 +19,7 @@ const passt mode = "passt"
 
 // TestPasst: the guest has the pod's addresses, is reached at the ports of HOSTFWD by IPv4 and IPv6, and to others it is the pod.
 func TestPasst(t *testing.T) {
+	t.Parallel()
 	p, four, six := dualStack(t)
 	c := newContainer(t, p, passt, "vmtest.services=7 vmtest.dhcp=dhcpcd", "HOSTFWD=2222:7,2222:7/udp,127.0.0.1:2223:7,[::1]:2224:7", "VM_READY=tcp:7", "VM_NAME=shared")
 	v := c.start(t)
@@ -72,6 +73,7 @@ func TestPasst(t *testing.T) {
 // TestPasstReady: passt accepts before the guest does, and nobody is taken in by that; a guest that accepts and waits for its client to
 // speak is ready. With one capability only, because passt must not need to become another user.
 func TestPasstReady(t *testing.T) {
+	t.Parallel()
 	shape := pod.Named(t, "NET_ADMIN alone")
 	v := newContainer(t, pod.New(t, shape), passt, "", "HOSTFWD=2222:22", "VM_READY=tcp:22").start(t)
 	v.Stderr.Await(t, "QEMU started")
@@ -100,6 +102,7 @@ func TestPasstReady(t *testing.T) {
 
 // TestPasstDies: a VM without its network is brought down, and the exit code says that it was not the guest's doing.
 func TestPasstDies(t *testing.T) {
+	t.Parallel()
 	p, _, _ := dualStack(t)
 	c := newContainer(t, p, passt, "", "HOSTFWD=2222:22")
 	v := c.start(t)
@@ -119,6 +122,7 @@ func TestPasstDies(t *testing.T) {
 
 // TestPasstCannotRun: each reason, and the way out.
 func TestPasstCannotRun(t *testing.T) {
+	t.Parallel()
 	p, _, _ := dualStack(t)
 	without := t.TempDir() // a path with QEMU alone
 	qemu, err := exec.LookPath("qemu-system-x86_64")
@@ -153,6 +157,7 @@ func TestPasstCannotRun(t *testing.T) {
 
 // TestPasstPlan: what plan says, and that its script boots the VM.
 func TestPasstPlan(t *testing.T) {
+	t.Parallel()
 	p, _, _ := dualStack(t)
 	c := newContainer(t, p, passt, "vmtest.services=7 vmtest.poweroff=0", "HOSTFWD=2222:7", "VM_READY=tcp:80")
 	v := c.start(t, "plan")
@@ -174,6 +179,7 @@ func TestPasstPlan(t *testing.T) {
 
 // TestPasstStops: a stop ends a start that waits for passt, too.
 func TestPasstStops(t *testing.T) {
+	t.Parallel()
 	p, _, _ := dualStack(t)
 	c := newContainer(t, p, passt, "", "HOSTFWD=2222:22")
 	bin := t.TempDir()

@@ -32,6 +32,7 @@ func dualStack(t *testing.T) (p *pod.Pod, four, six netip.Addr) {
 
 // TestUserIPv6: in user mode ports on IPv6 lead to the guest, by TCP and UDP; one on IPv6 alone is not on IPv4, nor on another address.
 func TestUserIPv6(t *testing.T) {
+	t.Parallel()
 	p, four, six := dualStack(t)
 	forwards := fmt.Sprintf("HOSTFWD=2222:7,[::1]:2223:7,0.0.0.0:2223:8,127.0.0.1:2224:7,[::1]:2225:7/udp,[%s]:2225:7/udp", six)
 	c := newContainer(t, p, user, "vmtest.services=7 vmtest.dhcp=dhcpcd", forwards, "VM_READY=tcp:7")
@@ -91,6 +92,7 @@ func refused(t *testing.T, from pod.Space, at netip.AddrPort) {
 
 // TestUserIPv6Plan: a plan says what vmentry relays, and a script that it cannot.
 func TestUserIPv6Plan(t *testing.T) {
+	t.Parallel()
 	p, _, _ := dualStack(t)
 	c := newContainer(t, p, user, "", "HOSTFWD=2222:7,[::1]:2223:7")
 	for args, says := range map[string][]string{
@@ -110,6 +112,7 @@ func TestUserIPv6Plan(t *testing.T) {
 
 // TestUserIPv4Pod: where the pod has no IPv6, the guest is offered none.
 func TestUserIPv4Pod(t *testing.T) {
+	t.Parallel()
 	c := newContainer(t, pod.New(t, pod.Named(t, "Docker's bridge")), user, "", "HOSTFWD=2222:7")
 	v := c.start(t, "plan")
 	v.Wants(t, 0)
@@ -120,6 +123,7 @@ func TestUserIPv4Pod(t *testing.T) {
 
 // TestUserIPv6Mistakes: a start that cannot have its ports ends before QEMU runs, and says which port of which variable it was.
 func TestUserIPv6Mistakes(t *testing.T) {
+	t.Parallel()
 	p, _, _ := dualStack(t)
 	var taken net.Listener
 	if err := p.Space.Do(func() (err error) {
