@@ -2,6 +2,8 @@ package container
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -61,6 +63,10 @@ func TestButane(t *testing.T) {
 	options = append(options, userdata(t, map[string]string{"config.yaml": fmt.Sprintf(butane, inConfig.Line), "greeting.txt": "hello\nguest\n"})...)
 	options = append(options, settings("CONFIG_FILE=/userdata/config.yaml", "VM_NAME=shelf-1", "VM_SSH_AUTHORIZED_KEYS="+inVariable.Line)...)
 
+	shared, config := shelves(t)
+	options = append(options, "--volume", shared+":/shared", "--volume", config+":/config:ro")
+	options = append(options, settings("VM_VOLUMES=shared=/shared@/srv/shared,config=/config@/etc/from-pod:ro")...)
+
 	m := run(t, append(options, settings("VM_DISK_SIZE=8G")...))
 	guest := m.login("core", inVariable.Auth())
 	first := guest.identity()
@@ -80,7 +86,9 @@ func TestButane(t *testing.T) {
 	if out := m.engine("exec", m.name, "vmentry", "probe", "ready"); !strings.Contains(out, "accepts on port 22") {
 		t.Errorf("probe ready: %s", out)
 	}
-	m.logs("accelerator: tcg", "disk: make the overlay", "INF provisioned")
+	m.logs("accelerator: tcg", "disk: make the overlay", "INF provisioned", "virtiofsd runs in a chroot, and shut in by Landlock")
+	guest.hasShelves(shared)
+	m.hides(onTheShelf)
 	m.stop()
 
 	m = m.again()
@@ -109,9 +117,48 @@ func TestButane(t *testing.T) {
 	guest.settled()
 	guest.Wants("cat /var/lib/note", "kept")
 	guest.Wants("cat /var/lib/boots", "boot\nboot\nboot")
+	guest.hasShelves(shared)
 	guest.shutDownCleanly()
 	m.logs("firmware: uefi")
 	m.stop()
+}
+
+// onTheShelf is in a volume, and in no log.
+const onTheShelf = "secret-on-the-shelf"
+
+// shelves are two directories of the pod; the second is a ConfigMap's as the kubelet makes it.
+func shelves(t *testing.T) (shared, config string) {
+	t.Helper()
+	shared, config = t.TempDir(), t.TempDir()
+	if err := os.Mkdir(filepath.Join(config, "..1"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{filepath.Join(shared, "from-pod"): onTheShelf, filepath.Join(config, "..1", "key"): "value"} {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{"..data": "..1", "key": "..data/key"} {
+		if err := os.Symlink(target, filepath.Join(config, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return shared, config
+}
+
+// hasShelves checks that the guest has both mounted, before ordinary services begin, and that the second stays as it is.
+func (l session) hasShelves(shared string) {
+	l.t.Helper()
+	l.Wants("findmnt -no SOURCE,FSTYPE /srv/shared | tr -s ' '", "shared virtiofs")
+	l.Wants("cat /srv/shared/from-pod", onTheShelf)
+	l.Wants("cat /etc/from-pod/key", "value")
+	l.Wants("findmnt -no OPTIONS /etc/from-pod | tr , '\n' | grep -cxE 'ro|nosuid|nodev'", "3")
+	l.Wants("sudo mount -o remount,rw /etc/from-pod; sudo touch /etc/from-pod/new 2>&1 | grep -c 'Read-only file system'", "1")
+	l.Wants("systemctl show -P Before srv-shared.mount | tr ' ' '\n' | grep -cx local-fs.target", "1")
+	l.Wants("echo from the guest | sudo tee /srv/shared/from-guest", "from the guest")
+	if got, err := os.ReadFile(filepath.Join(shared, "from-guest")); err != nil || string(got) != "from the guest\n" {
+		l.t.Errorf("the pod reads %q, %v", got, err)
+	}
 }
 
 type identity struct{ hostKey, machine, boot string }

@@ -176,6 +176,9 @@ func TestCloudConfig(t *testing.T) {
 	options := debian(published("2222")...)
 	options = append(options, volume(t)...)
 	options = append(options, userdata(t, map[string]string{"user-data": fmt.Sprintf(cloudConfig, inConfig.Line, password)})...)
+	shared, config := shelves(t)
+	options = append(options, "--volume", shared+":/shared", "--volume", config+":/config:ro")
+	options = append(options, settings("VM_VOLUMES=shared=/shared@/srv/shared,config=/config@/etc/from-pod:ro")...)
 	m := run(t, append(options, settings("CLOUD_CONFIG_FILE=/userdata/user-data", "VM_NAME=other", "VM_SSH_AUTHORIZED_KEYS="+inVariable.Line)...))
 	m.stderr.Await(t, "INF provisioned") // ssh_pwauth: cloud-init starts sshd anew, and cuts off who is just logging in
 	guest := m.login("core", inConfig.Auth())
@@ -187,6 +190,7 @@ func TestCloudConfig(t *testing.T) {
 	guest.Wants("stat -c '%a %U:%G' /etc/by-cloud-init", "640 root:adm")
 	guest.Wants("cat /var/lib/bootcmd /var/lib/runcmd", "bootcmd\nruncmd")
 	guest.Mentions("sudo cat /var/log/cloud-init-output.log", "all done after ")
+	guest.hasShelves(shared)
 	m.login("core", inVariable.Auth())
 	m.login("core", ssh.Password(password)).Wants("sudo id -un", "root")
 	m.stderr.Await(t, "INF provisioned")
@@ -200,6 +204,7 @@ func TestCloudConfig(t *testing.T) {
 		t.Errorf("the second boot is not one of the same machine: %+v, %+v", first, second)
 	}
 	guest.Wants("cat /var/lib/bootcmd /var/lib/runcmd", "bootcmd\nbootcmd\nruncmd")
+	guest.hasShelves(shared)
 	guest.shutDownCleanly()
 	m.stop()
 	m.hides(password)

@@ -32,10 +32,11 @@ func unprivileged(t *testing.T, user string) (options []string, data string) {
 
 func TestUnprivileged(t *testing.T) {
 	options, data := unprivileged(t, "1000:1000")
-	m := run(t, tiny(t, "vmtest.disks vmtest.write=hello", append(options, settings("CLOUD_CONFIG=#cloud-config\nhostname: x\n")...)...))
+	m := run(t, tiny(t, "vmtest.disks vmtest.write=hello", append(options, settings("CLOUD_CONFIG=#cloud-config\nhostname: x\n", "VM_VOLUMES=tiny=/tiny:ro")...)...))
 	m.stdout.Await(t, tinyReady)
 	m.stop()
 	m.shows(" 12884901888 ro=0 ", "label=cidata", "vmtest: wrote hello")
+	m.logs("virtiofsd runs shut in by Landlock", "with no capability")
 	if _, err := os.Stat(filepath.Join(data, "disk", "overlay.qcow2")); err != nil {
 		t.Error(err)
 	}
