@@ -149,7 +149,7 @@ func TestAgentShutsDown(t *testing.T) {
 // TestExecWithoutSupervisor: those from outside ask QEMU's own socket then, in turns.
 func TestExecWithoutSupervisor(t *testing.T) {
 	t.Parallel()
-	m := start(t, withAgent(t, "", "VM_READY=agent", "VM_SUPERVISE=false"))
+	m := start(t, withAgent(t, "", "VM_READY=agent", "VM_SUPERVISE=false", "VM_IMAGE="+image(t, "raw")))
 	m.stdout.Await(t, tinyReady)
 	for _, code := m.call("probe", "ready"); code != 0; _, code = m.call("probe", "ready") {
 		time.Sleep(100 * time.Millisecond)
@@ -163,6 +163,7 @@ func TestExecWithoutSupervisor(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 	}
+	m.does(69, "runs without supervision", "snapshot", "create", "one")
 	m.signal(syscall.SIGTERM)
 	m.exit()
 }

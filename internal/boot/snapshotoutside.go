@@ -163,10 +163,11 @@ func keep(ctx context.Context, streams Streams, do string, s SnapshotRequest) (S
 	var result SnapshotResult
 	err := control.Ask(ctx, filepath.Join(cfg.RunDir, controlSocket), do, s, &result, shown.show)
 	if errors.Is(err, control.ErrNobody) {
-		if _, err := status.ReadFacts(cfg.RunDir); err == nil {
+		result, err = keepOff(ctx, cfg, do, s, shown.show)
+		// The lock says whether a VM runs. What is in the run directory does not: a vmentry that was killed has left it there.
+		if _, none := status.ReadFacts(cfg.RunDir); none == nil && errors.Is(err, disk.ErrInUse) {
 			return result, fail(supervise.Unavailable, "%s: the VM runs without supervision (VM_SUPERVISE=false), or is just being started; it can be done when it is off", do)
 		}
-		result, err = keepOff(ctx, cfg, do, s, shown.show)
 	}
 	var f *control.Failure
 	if errors.As(err, &f) {

@@ -80,6 +80,9 @@ const (
 	strangerWait = time.Second
 )
 
+// ErrInUse is why somebody else's data directory or image is not to be had.
+var ErrInUse = errors.New("it is in use")
+
 // TakeLock locks the data directory, which is made where it is not there. While somebody else has it, it is tried again for
 // wait, or until ctx ends. This is the first thing that is written in a data directory, so what makes writing impossible shows
 // here.
@@ -146,7 +149,7 @@ func lockError(ctx context.Context, op, wayOut string, holder Holder, err error)
 	case ctx.Err() != nil:
 		return fmt.Errorf("cannot %s: %w", op, context.Cause(ctx))
 	case errors.Is(err, unix.EWOULDBLOCK):
-		return refusal(op, wayOut, "it is in use by %s", holder)
+		return refusal(op, wayOut, "%w by %s", ErrInUse, holder)
 	case hasNoLocks(err):
 		return refusal(op, "use a volume whose file system has them (for NFS: version 4, or a running lock service); without locks two VMs could destroy one disk",
 			"its file system has no locks (%w)", err)
