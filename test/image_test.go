@@ -214,16 +214,19 @@ func TestFetchIsKilled(t *testing.T) {
 			case <-time.After(time.Duration(random.Int64N(int64(longest)))):
 			case <-t.Context().Done():
 			}
-			if strings.Contains(m.stderr.String(), "QEMU started") {
+			made := strings.Contains(m.stderr.String(), "QEMU started")
+			if made {
 				longest = max(time.Since(began), 200*time.Millisecond) // all of it is done by then
-				os.RemoveAll(filepath.Join(data, "disk"))
-				os.RemoveAll(filepath.Join(data, "images"))
 			}
 			m.signal(syscall.SIGKILL)
 			m.exit()
 			kills++
 			if got, err := os.ReadFile(image); err == nil && !bytes.Equal(got, content) {
 				t.Fatalf("%s: after %d kills there is a partial image of %d bytes", name, kills, len(got))
+			}
+			if made { // from the beginning; not before the end of who writes there
+				os.RemoveAll(filepath.Join(data, "disk"))
+				os.RemoveAll(filepath.Join(data, "images"))
 			}
 		}
 		s.slow.Store(false)
