@@ -130,6 +130,8 @@ func TestClientLosesBytes(t *testing.T) {
 func TestHistory(t *testing.T) {
 	_, _, far, path := serving(t)
 	first := dial(t, path)
+	io.WriteString(far, "hello\r\n")
+	await(t, first, "hello\r\n") // it is there; all that follows is no history for it
 	for i := range 10000 {
 		fmt.Fprintf(far, "line %d \x1b[6n\x1b[31mred\x1b[0m\r\n", i)
 	}
