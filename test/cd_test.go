@@ -3,6 +3,8 @@ package test
 import (
 	"bytes"
 	"encoding/binary"
+	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -103,6 +105,39 @@ func TestCD(t *testing.T) {
 	if out := m.stdout.String(); strings.Contains(out, "the CD boots") || !strings.Contains(out, "the disk boots") {
 		t.Errorf("the console says %q after the second installation", out)
 	}
+}
+
+// TestCDBesideACopy: a full copy needs no image, and has a CD that another one is put in the place of; without any it boots as well.
+func TestCDBesideACopy(t *testing.T) {
+	t.Parallel()
+	first, second := serve(t, installer()), serve(t, append(installer(), make([]byte, 2048)...))
+	settings := func(url string) []string {
+		return []string{"VM_IMAGE=" + url, "VM_DISK_MODE=copy", "VM_DISK_SIZE=64M", "VM_MEMORY=128M", "VM_CPUS=1", "VM_ACCEL=tcg", "HOSTFWD=none", "VM_READY=none", "VM_REBOOT=exit"}
+	}
+	m := start(t, settings(first.URL+"/installer.iso"))
+	m.wants(76)
+	boots := func(url, from string, code int, says ...string) {
+		t.Helper()
+		m = startIn(t, m.data, m.run, settings(url))
+		m.wants(code, says...)
+		if out := m.stdout.String(); strings.Count(out, " boots") != 1 || !strings.Contains(out, from) {
+			t.Errorf("%s: the console says %q, want that of %s", url, out, from)
+		}
+	}
+	first.Close() // the CD is kept, and in its drive
+	boots(first.URL+"/installer.iso", "the disk boots", 0)
+	erase := func() {
+		if out, err := exec.Command("qemu-io", "-f", "qcow2", "-c", "write -P 0 0 510", filepath.Join(m.data, "disk", "copy.qcow2")).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	erase()
+	boots(first.URL+"/installer.iso", "the CD boots", 76)
+	erase()
+	boots(second.URL+"/rescue.iso", "the CD boots", 76, "image: fetched")
+	nothing := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(nothing.Close)
+	boots(nothing.URL+"/nothing.iso", "the disk boots", 0, "404 Not Found", "starts without a CD")
 }
 
 // pack packs with a real program.

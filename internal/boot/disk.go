@@ -62,6 +62,8 @@ func (p *Plan) chooseFirmware(cfg config.Config, arch string, facts disk.Facts) 
 		choice, why = config.FirmwareUEFI, "the CD can be booted by nothing else"
 	case known && hints.Firmware() == "uefi":
 		choice, why = config.FirmwareUEFI, "the disk has an EFI system partition and nothing for a BIOS"
+	case known && !hints.Recognised() && facts.NVRAM >= 0: // it was empty when it was made
+		choice, why = config.FirmwareUEFI, "the variables of earlier starts are there"
 	default:
 		choice, why = config.FirmwareBIOS, "the disk can be booted by it, and it is the quicker one"
 	}

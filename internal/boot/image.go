@@ -19,17 +19,17 @@ import (
 func (p *Plan) planImage(cfg config.Config) error {
 	in := image.Input{
 		URL: cfg.Image.URL, Path: cfg.Image.Path, Dirs: imageDirs, Name: cfg.Image.String(), None: cfg.Image.Kind == config.ImageNone,
-		Digest: string(cfg.ImageSHA256), DataDir: cfg.DataDir, Check: checkBase,
+		CDAlone: disk.HasCopy(cfg.DataDir),
+		Digest:  string(cfg.ImageSHA256), DataDir: cfg.DataDir, Check: checkBase,
 		KnownRaw: cfg.DiskMode == config.DiskDirect && disk.KnownRaw(cfg.DataDir, cfg.Image.Path, imageDirs),
 	}
 	facts, err := image.Inspect(in)
 	if err == nil {
 		p.Image, err = image.MakePlan(in, facts)
 	}
-	if disk.HasCopy(cfg.DataDir) {
-		// The disk needs no image any more: it may be gone. A CD that is there stays in its drive.
-		if err != nil || len(p.Image.Steps) > 0 || p.cd() == nil {
-			p.Image = image.Plan{}
+	if err != nil && in.CDAlone { // it may be gone
+		if p.Image = (image.Plan{}); cfg.Set["VM_IMAGE"] {
+			p.Image.Warnings = []string{err.Error() + withoutCD}
 		}
 		return nil
 	}
@@ -41,6 +41,9 @@ func (p *Plan) planImage(cfg config.Config) error {
 	}
 	return nil
 }
+
+// withoutCD is added to what is wrong with an image that the guest's disk does not need.
+const withoutCD = ". The guest's disk is a full copy and does not need it: the VM starts without a CD"
 
 // checkBase says why a file cannot be a base image. A CD is none.
 func checkBase(path string, format image.Format) error {
@@ -116,13 +119,25 @@ func (p *Plan) makeImage(ctx context.Context, lock *disk.Lock, streams Streams, 
 		out.Terminal = streams.Err
 	}
 	local, err := p.Image.Apply(ctx, held, out)
-	if err != nil {
+	if err != nil && (ctx.Err() != nil || !p.Image.CDAlone()) {
 		return stopped(ctx, imageFailure(err))
 	}
-	if !pending {
-		return nil
+	if err != nil {
+		log.Warn(err.Error() + withoutCD)
+		local = nil
 	}
 	p.Image.Local = local
+	if p.Image.CDAlone() && p.cd() == nil {
+		p.Image = image.Plan{}
+	}
+	if !pending {
+		return p.planMachine()
+	}
+	return p.planPending(ctx, log)
+}
+
+// planPending plans what had to wait for the image.
+func (p *Plan) planPending(ctx context.Context, log *slog.Logger) error {
 	if err := p.planDisk(p.Config, p.parts.settings.arch); err != nil {
 		return stopped(ctx, err)
 	}

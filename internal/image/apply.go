@@ -19,7 +19,13 @@ import (
 // every other error is an *Error.
 func (p Plan) Apply(ctx context.Context, lock *os.File, out Output) (*Local, error) {
 	a := applier{plan: p, held: lock, out: out, step: func(string) {}, bomb: bombFloor}
-	a.client = func(verified bool) *client { return newClient(p.input.name(), out.Log, verified) }
+	a.client = func(verified bool) *client {
+		c := newClient(p.input.name(), out.Log, verified)
+		if p.input.CDAlone { // a VM that can do without is not to wait long for a server that is gone
+			c.attempts = cdAttempts
+		}
+		return c
+	}
 	return a.apply(ctx)
 }
 
@@ -55,7 +61,7 @@ func (a *applier) apply(ctx context.Context) (*Local, error) {
 			local = made
 		}
 	}
-	if local != nil && local.Format == ISO {
+	if local != nil && local.Format == ISO && !in.CDAlone {
 		local.Blank = a.places().blank()
 		err = a.blank()
 	}

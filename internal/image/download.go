@@ -35,6 +35,7 @@ type client struct {
 // Patience with a server: about two minutes in all for one that does not answer, which is what a cluster takes to replace one.
 const (
 	fetchAttempts = 9
+	cdAttempts    = 3
 	firstPause    = 500 * time.Millisecond
 	longestPause  = 30 * time.Second
 	stallTime     = 60 * time.Second

@@ -40,6 +40,9 @@ type Input struct {
 	Name string
 	// None is a VM without a base image: nothing is looked for.
 	None bool
+	// CDAlone says that the guest has a disk which needs no base image, so that what is named is of use only if it is a CD. What must be
+	// fetched or unpacked before that is known is taken for one where an earlier start had a CD.
+	CDAlone bool
 	// Digest is the SHA-256 that the file must have as it was fetched: 64 lower-case hexadecimal digits, [DigestAuto], or empty.
 	Digest string
 	// KnownRaw says that an earlier start has found the file at Path to be a raw disk. A guest may have written to it since:

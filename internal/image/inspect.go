@@ -101,12 +101,31 @@ func (f *Facts) findMade(places paths) (*Local, error) {
 	if f.File != nil && f.File.Format.usable() {
 		return nil, nil
 	}
-	if r := f.Record; r != nil && (f.Want == "" || r.SHA256 == f.Want) && (f.File == nil || r.Stamp == f.File.Stamp) {
-		if made, err := places.made(r); made != nil || err != nil {
+	if f.recorded() {
+		if made, err := places.made(f.Record); made != nil || err != nil {
 			return made, err
 		}
 	}
 	return places.kept(f.Want)
+}
+
+// recorded says whether the record is about the URL or path as it is now.
+func (f *Facts) recorded() bool {
+	r := f.Record
+	return r != nil && (f.Want == "" || r.SHA256 == f.Want) && (f.File == nil || r.Stamp == f.File.Stamp)
+}
+
+// mayBeCD says whether what was named is a CD, as far as that is known without fetching or unpacking it.
+func (f *Facts) mayBeCD() bool {
+	switch {
+	case f.Made != nil:
+		return f.Made.Format == ISO
+	case f.File != nil && !f.File.Format.packed():
+		return f.File.Format == ISO
+	case f.recorded():
+		return f.Record.Format == ISO
+	}
+	return f.Blank // the disk was installed from one
 }
 
 // inspectPath looks at the file that was named, or at the one image in the directory.

@@ -75,3 +75,46 @@ func TestISO(t *testing.T) {
 		})
 	}
 }
+
+// TestCDAlone: a VM that needs no image takes a CD all the same, and nothing else. What is not known is looked at once, where a CD has been before.
+func TestCDAlone(t *testing.T) {
+	dir := t.TempDir()
+	iso, disk := isoOf(make([]byte, 64)), diskContent(1<<20, 5)
+	cd, rawFile := write(t, filepath.Join(dir, "cd"), iso), write(t, filepath.Join(dir, "disk"), disk)
+	packedCD, packedDisk := write(t, filepath.Join(dir, "cd.xz"), pack(t, "xz", iso)), write(t, filepath.Join(dir, "disk.xz"), pack(t, "xz", disk))
+	for _, tt := range []struct {
+		name, source string
+		before       bool // there was a CD before
+		steps        int  // of the first plan
+		cd           bool
+	}{
+		{"a CD", cd, false, 0, true},
+		{"a disk", rawFile, true, 0, false},
+		{"packed, and no CD before", packedCD, false, 0, false},
+		{"a packed CD", packedCD, true, 1, true},
+		{"a packed disk", packedDisk, true, 1, false},
+	} {
+		in := input(t, tt.source)
+		in.CDAlone = true
+		if tt.before {
+			write(t, paths{in.DataDir}.blank(), make([]byte, blankSize))
+		}
+		p, err := plan(in)
+		if err != nil || len(p.Steps) != tt.steps || p.Pending() != (tt.steps > 0) {
+			t.Errorf("%s: the plan is %+v, %v", tt.name, p, err)
+		}
+		local := mustMake(t, in)
+		if is := local != nil && local.Format == ISO; is != tt.cd {
+			t.Errorf("%s: it became %+v", tt.name, local)
+		}
+		if local != nil && local.Kept && !tt.cd { // nobody uses it
+			if err := os.Remove(local.Path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again, err := plan(in)
+		if err != nil || len(again.Steps) > 0 || (again.Local != nil) != tt.cd {
+			t.Errorf("%s: the second plan is %+v, %v", tt.name, again, err)
+		}
+	}
+}

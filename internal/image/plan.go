@@ -45,12 +45,15 @@ func (s Step) String() string { return fmt.Sprintf("%-6s  %s", s.Action, s.Text)
 // Pending says that the image is not there yet: what depends on it is planned when the steps are done.
 func (p Plan) Pending() bool { return p.Source != "" && p.Local == nil }
 
+// CDAlone says that the VM does without the image where it is not to be had, or is no CD.
+func (p Plan) CDAlone() bool { return p.input.CDAlone }
+
 // Lines is the plan as text; none without a base image.
 func (p Plan) Lines() []string {
-	if p.Source == "" {
-		return nil
+	var lines []string
+	if p.Source != "" {
+		lines = append(lines, "from    "+p.Source)
 	}
-	lines := []string{"from    " + p.Source}
 	if p.Local != nil {
 		lines = append(lines, fmt.Sprintf("image   %s (%s)", p.Local.Path, p.Local.Format))
 	}
@@ -70,7 +73,7 @@ func (p Plan) String() string { return strings.Join(p.Lines(), "\n") }
 func MakePlan(in Input, f Facts) (Plan, error) {
 	in.DataDir = f.DataDir
 	p := Plan{input: in, facts: f}
-	if in.None {
+	if in.None || in.CDAlone && !f.mayBeCD() {
 		return p, nil
 	}
 	p.Source = in.name()
@@ -131,6 +134,9 @@ func (p *Plan) planInPlace() {
 func (p *Plan) planCD() {
 	if len(p.Local.Firmwares) == 0 {
 		p.Warnings = append(p.Warnings, p.Source+": it is a CD that nothing can be booted from (it has no El Torito catalogue)")
+	}
+	if p.input.CDAlone {
+		return
 	}
 	if p.facts.Blank {
 		p.Local.Blank = paths{p.facts.DataDir}.blank()
