@@ -3,6 +3,7 @@
 //
 //	KUBECONFIG  the cluster
 //	E2E_IMPORT  a command that brings a container image of this machine to the cluster's nodes; it is called with the image's name
+//	E2E_BLOCK   a block device of the node that may be overwritten, for clusters without a storage class
 //
 // Nothing has to be reachable from where the tests run but the cluster's API: what is asked of a guest goes through a pod in the cluster.
 package k8s
