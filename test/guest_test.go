@@ -46,6 +46,7 @@ func guestOf(t testing.TB, name, words string, settings ...string) []string {
 const tinyReady = "vmtest: ready"
 
 func TestGuestPowersOff(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, "vmtest.poweroff=0", "VM_MEMORY=300M", "VM_CPUS=2"))
 	m.wants(0, "powered itself off", "accelerator: tcg", "first console byte")
 	for _, s := range []string{"vmtest: cpus 2", "vmtest: mem "} {
@@ -56,6 +57,7 @@ func TestGuestPowersOff(t *testing.T) {
 }
 
 func TestGuestIsStopped(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, ""))
 	m.stdout.Await(t, tinyReady)
 	m.signal(syscall.SIGTERM)
@@ -67,6 +69,7 @@ func TestGuestIsStopped(t *testing.T) {
 
 // TestStopWhileTheGuestBoots: the first press of the button is missed; a later one is not.
 func TestStopWhileTheGuestBoots(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, ""))
 	m.stderr.Await(t, "first console byte")
 	m.signal(syscall.SIGTERM)
@@ -74,6 +77,7 @@ func TestStopWhileTheGuestBoots(t *testing.T) {
 }
 
 func TestGuestIgnoresTheButton(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, "vmtest.ignore-button", "VM_SHUTDOWN_TIMEOUT=2s"))
 	m.stdout.Await(t, tinyReady)
 	m.signal(syscall.SIGTERM)
@@ -84,15 +88,18 @@ func TestGuestIgnoresTheButton(t *testing.T) {
 }
 
 func TestGuestPanics(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, "vmtest.panic=0"))
 	m.wants(71, "panicked")
 }
 
 func TestGuestChoosesItsCode(t *testing.T) {
+	t.Parallel()
 	start(t, tiny(t, "vmtest.exit=42")).wants(42, "the guest chose 42")
 }
 
 func TestGuestReboots(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, "vmtest.reboot=0", "VM_REBOOT=exit"))
 	m.wants(76)
 	m = start(t, tiny(t, "vmtest.reboot-once vmtest.write=x", "VM_IMAGE="+image(t, "raw")))
@@ -102,6 +109,7 @@ func TestGuestReboots(t *testing.T) {
 }
 
 func TestKilledQEMU(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, ""))
 	m.stdout.Await(t, tinyReady)
 	pid := qemuOf(t, m)
@@ -134,6 +142,7 @@ func qemuOf(t testing.TB, m *machine) int {
 
 // TestReady: true only when the guest itself answers; not before, and not while it is paused.
 func TestReady(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, "vmtest.listen=22", "VM_READY=tcp:22"))
 	m.stderr.Await(t, "QEMU started")
 	m.probe(1) // the firmware does not listen on port 22
@@ -155,6 +164,7 @@ func TestReady(t *testing.T) {
 
 // TestNotReady: the guest runs, and nothing listens on the port.
 func TestNotReady(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, "vmtest.listen=23", "VM_READY=tcp:22", "HOSTFWD="+fmt.Sprint(port(t))+":22"))
 	m.stdout.Await(t, tinyReady)
 	m.probe(1)
@@ -183,6 +193,7 @@ func (m *machine) press(button string) {
 }
 
 func TestButtons(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, ""))
 	m.stdout.Await(t, tinyReady)
 	m.press("reset")
@@ -197,6 +208,7 @@ func TestButtons(t *testing.T) {
 
 // TestForwards: both spellings, TCP and an address, lead to the guest.
 func TestForwards(t *testing.T) {
+	t.Parallel()
 	a, b := port(t), port(t)
 	m := start(t, tiny(t, "vmtest.listen=7", fmt.Sprintf("HOSTFWD=127.0.0.1:%d:7,hostfwd=tcp::%d-:7", a, b), "VM_READY=tcp:7"))
 	m.stderr.Await(t, "INF ready")
@@ -211,10 +223,12 @@ func TestForwards(t *testing.T) {
 
 // TestConfigurationArrives: the guest reads, byte for byte, what provision prints, small or large.
 func TestConfigurationArrives(t *testing.T) {
+	t.Parallel()
 	small := `{"ignition":{"version":"3.1.0"},"storage":{"files":[{"path":"/etc/x","contents":{"source":"data:,hello"}}]}}`
 	large := `{"ignition":{"version":"3.1.0"},"storage":{"files":[{"path":"/etc/x","contents":{"source":"data:,` + strings.Repeat("0123456789", 30<<10) + `"}}]}}`
 	for name, config := range map[string]string{"small": small, "large": large} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			file := filepath.Join(t.TempDir(), "config.ign")
 			if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 				t.Fatal(err)
@@ -241,8 +255,10 @@ func TestConfigurationArrives(t *testing.T) {
 
 // TestDisks: on each bus the guest finds the disk, of the asked size, and the seed by its label.
 func TestDisks(t *testing.T) {
+	t.Parallel()
 	for _, bus := range []string{"virtio", "scsi", "sata", "ide", "nvme"} {
 		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
 			m := start(t, tiny(t, "vmtest.disks vmtest.write=hello vmtest.poweroff=0",
 				"VM_IMAGE="+image(t, "qcow2"), "VM_DISK_SIZE=1G", "VM_DISK_BUS="+bus, "CLOUD_CONFIG=#cloud-config\nhostname: x\n"))
 			m.wants(0)
@@ -257,8 +273,10 @@ func TestDisks(t *testing.T) {
 }
 
 func TestNICModels(t *testing.T) {
+	t.Parallel()
 	for model, driver := range map[string]string{"virtio": "virtio_net", "e1000": "e1000", "e1000e": "e1000e", "rtl8139": "8139cp", "vmxnet3": "vmxnet3"} {
 		t.Run(model, func(t *testing.T) {
+			t.Parallel()
 			m := start(t, guestOf(t, "tinyguest-all-cards", "vmtest.poweroff=0", "VM_NIC_MODEL="+model, "VM_MAC=52:54:00:aa:bb:cc"))
 			m.wants(0)
 			if want := "52:54:00:aa:bb:cc " + driver; !strings.Contains(m.stdout.String(), want) {
@@ -274,6 +292,7 @@ func TestNICModels(t *testing.T) {
 // TestDataOutliveRestarts writes in one start and reads in the next: after a clean end, after QEMU was killed, and after
 // vmentry was.
 func TestDataOutliveRestarts(t *testing.T) {
+	t.Parallel()
 	img := "VM_IMAGE=" + image(t, "qcow2")
 	m := start(t, tiny(t, "vmtest.write=first vmtest.poweroff=0", img))
 	m.wants(0)
@@ -302,6 +321,7 @@ func TestDataOutliveRestarts(t *testing.T) {
 
 // TestUEFI boots the kernel by OVMF, and its variables are kept.
 func TestUEFI(t *testing.T) {
+	t.Parallel()
 	m := start(t, tiny(t, "vmtest.poweroff=0", "VM_FIRMWARE=uefi"))
 	m.wants(0)
 	if !strings.Contains(m.stdout.String(), "vmtest: firmware uefi") {
@@ -337,6 +357,7 @@ func TestKVM(t *testing.T) {
 
 // TestPlanAsShell boots the same VM from the pasted script.
 func TestPlanAsShell(t *testing.T) {
+	t.Parallel()
 	data, run := dirs(t)
 	p := port(t)
 	img := image(t, "qcow2")
