@@ -184,7 +184,7 @@ func TestRun(t *testing.T) {
 func TestStale(t *testing.T) {
 	stale := strings.Repeat("x", 300<<10) + "\n{\"return\": {\"pid\": 1}}\n\xff{\"return\": 1}\n\xff\xff{\"return\": \xff\xff{half"
 	a := client(t, pretend(t, func(conn net.Conn) {
-		go io.WriteString(conn, stale)
+		io.WriteString(conn, stale)
 		obeys(func(w io.Writer, r asked) { fmt.Fprintln(w, `{"return": {"pid": 42}}`) })(conn)
 	}))
 	pid, err := a.Start(soon(t), Program{Path: "x"})
