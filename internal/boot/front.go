@@ -15,6 +15,7 @@ import (
 	"github.com/vmentry/vmentry/internal/agent"
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/console"
+	"github.com/vmentry/vmentry/internal/probe"
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/status"
 	"github.com/vmentry/vmentry/internal/supervise"
@@ -111,9 +112,9 @@ func (f *front) probes() map[string]func(context.Context) (bool, string) {
 		}
 	}
 	return map[string]func(context.Context) (bool, string){
-		probePaths["live"]:    plain(f.vm.Live),
-		probePaths["ready"]:   plain(f.vm.Ready),
-		probePaths["startup"]: plain(func(context.Context) status.Answer { return f.vm.Startup() }),
+		probe.Paths["live"]:    plain(f.vm.Live),
+		probe.Paths["ready"]:   plain(f.vm.Ready),
+		probe.Paths["startup"]: plain(func(context.Context) status.Answer { return f.vm.Startup() }),
 	}
 }
 

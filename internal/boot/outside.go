@@ -19,6 +19,7 @@ import (
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/console"
+	"github.com/vmentry/vmentry/internal/probe"
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/status"
 )
@@ -31,7 +32,7 @@ const (
 	probeSocket   = "probe.sock"       // whoever comes from outside
 	serialSocket  = "serial.sock"      // the guest's serial port
 	consoleSocket = "console.sock"     // vmentry's own, for all who attach to the console
-	answerSocket  = "vmentry.sock"     // vmentry's own: HTTP, for probes and status
+	answerSocket  = probe.Socket       // vmentry's own: HTTP, for probes and status
 	vncSocket     = "vnc.sock"         // the guest's screen
 	agentSocket   = "agent.sock"       // the supervisor's
 	agentRelay    = "guest-agent.sock" // whoever comes from outside asks the supervisor
@@ -40,18 +41,15 @@ const (
 	controlSocket = "control.sock" // whoever wants something of the supervisor
 )
 
-// probePaths are the words of `vmentry probe`, and where they are asked for over HTTP.
-var probePaths = map[string]string{"startup": "/startupz", "ready": "/readyz", "live": "/healthz"}
-
-// Probe answers `vmentry probe`: whether the VM of the run directory has started up, is ready, or lives, and why or why not.
+// Probe answers `vmentry probe` where [probe] has not: whether the VM of the run directory has started up, is ready, or lives, and why or why not.
 func Probe(ctx context.Context, what string) (bool, string) {
 	runDir := runDir()
-	ok, text, err := askVMentry(ctx, runDir, probePaths[what])
+	ok, text, err := askVMentry(ctx, runDir, probe.Paths[what])
 	switch {
 	case err == nil:
 		return ok, strings.TrimSpace(text)
 	case ctx.Err() != nil:
-		return false, "vmentry does not answer"
+		return false, probe.Silence
 	}
 	return probeAlone(ctx, runDir, what)
 }
@@ -103,7 +101,7 @@ func Status(ctx context.Context, out io.Writer, asJSON bool) error {
 	runDir := runDir()
 	_, text, err := askVMentry(ctx, runDir, "/status")
 	if ctx.Err() != nil {
-		return errors.New("vmentry does not answer")
+		return errors.New(probe.Silence)
 	}
 	if err != nil {
 		if text, err = statusAlone(ctx, runDir); err != nil {
@@ -204,7 +202,7 @@ func dialOutside(ctx context.Context, runDir string) (*qemu.Monitor, error) {
 }
 
 // ProbeTimeout is how long a probe waits for an answer if nothing else is asked for.
-const ProbeTimeout = 3 * time.Second
+const ProbeTimeout = probe.Timeout
 
 // Console attaches the streams to the console of the VM of the run directory, until it ends, ctx does, or the person leaves. An input that
 // is no terminal's may end before: the console is then followed until it has been silent for so long, if idle is not 0.
