@@ -310,6 +310,7 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 		v.abandon()
 		return supervise.End{}, err
 	}
+	giveBack()
 	background, cancel := context.WithCancel(context.Background())
 	recorded := make(chan struct{})
 	go func() {
