@@ -3,6 +3,7 @@ package boot
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -15,25 +16,35 @@ import (
 // from the file.
 func giveBack() {
 	debug.FreeOSMemory()
-	maps, err := os.Open("/proc/self/maps")
+	maps, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return
 	}
 	defer maps.Close()
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		if start, end, ok := readOnlyFile(lines.Text()); ok {
-			unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED)
-		}
+	for _, m := range ofFiles(maps) {
+		unix.Syscall(unix.SYS_MADVISE, m.start, m.end-m.start, unix.MADV_DONTNEED)
 	}
 }
 
-// readOnlyFile is the range of a line of /proc/PID/maps (proc_pid_maps(5)) that a file is mapped to and that has never been written, so that
-// nothing is lost with its pages.
-func readOnlyFile(line string) (start, end uintptr, ok bool) {
-	fields := strings.Fields(line)
-	if len(fields) < 6 || fields[1][1] == 'w' || fields[4] == "0" {
-		return 0, 0, false
+// mapped is a range of addresses.
+type mapped struct{ start, end uintptr }
+
+// ofFiles are the ranges in /proc/PID/smaps (proc_pid_smaps(5)) that have what is in a file and nothing else, so that nothing is lost with their
+// pages: they cannot be written, and have not been either. A dynamic linker writes into some before it forbids it.
+func ofFiles(smaps io.Reader) []mapped {
+	var all []mapped
+	var this mapped
+	for lines := bufio.NewScanner(smaps); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		switch {
+		case len(fields) >= 5 && strings.Contains(fields[0], "-"):
+			this = mapped{}
+			if fields[1][1] != 'w' && fields[4] != "0" {
+				fmt.Sscanf(fields[0], "%x-%x", &this.start, &this.end)
+			}
+		case len(fields) == 3 && fields[0] == "Anonymous:" && fields[1] == "0" && this.start < this.end:
+			all = append(all, this)
+		}
 	}
-	_, err := fmt.Sscanf(fields[0], "%x-%x", &start, &end)
-	return start, end, err == nil && start < end
+	return all
 }

@@ -3,28 +3,30 @@ package boot
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
 
-func TestReadOnlyFile(t *testing.T) {
-	for _, c := range []struct {
-		name, line string
-		start, end uintptr
-		ok         bool
-	}{
-		{"OK the program's text", "00400000-00e50000 r-xp 00000000 fe:00 1234   /usr/bin/vmentry", 0x400000, 0xe50000, true},
-		{"OK its constants", "00e50000-01a05000 r--p 00ab0000 fe:00 1234   /usr/bin/vmentry (deleted)", 0xe50000, 0x1a05000, true},
-		{"bad its variables", "01a05000-01a9f000 rw-p 01605000 fe:00 1234   /usr/bin/vmentry", 0, 0, false},
-		{"bad the heap", "c000000000-c000800000 rw-p 00000000 00:00 0", 0, 0, false},
-		{"bad the kernel's own page", "7ffd08fd2000-7ffd08fd4000 r-xp 00000000 00:00 0   [vdso]", 0, 0, false},
-		{"bad nothing", "", 0, 0, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			if start, end, ok := readOnlyFile(c.line); ok != c.ok || ok && (start != c.start || end != c.end) {
-				t.Errorf("%x-%x, %v", start, end, ok)
-			}
-		})
+func TestOfFiles(t *testing.T) {
+	const smaps = `00400000-00e50000 r-xp 00000000 fe:00 1234                           /usr/bin/vmentry
+Rss:                8180 kB
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+00e50000-01a05000 r--p 00ab0000 fe:00 1234                           /usr/bin/vmentry (deleted)
+Anonymous:             0 kB
+01a05000-01a9f000 rw-p 01605000 fe:00 1234                           /usr/bin/vmentry
+Anonymous:             0 kB
+7fd000000000-7fd000001000 r--p 00000000 fe:00 99                     /lib/relocated.so
+Anonymous:             4 kB
+c000000000-c000800000 r--p 00000000 00:00 0
+Anonymous:             0 kB
+7ffd08fd2000-7ffd08fd4000 r-xp 00000000 00:00 0                      [vdso]
+Anonymous:             0 kB
+`
+	want := []mapped{{0x400000, 0xe50000}, {0xe50000, 0x1a05000}}
+	if got := ofFiles(strings.NewReader(smaps)); !slices.Equal(got, want) {
+		t.Errorf("%x, want %x", got, want)
 	}
 }
 
