@@ -180,12 +180,16 @@ func TestDisksThatAreRefused(t *testing.T) {
 	if err := os.Symlink(img, link); err != nil {
 		t.Fatal(err)
 	}
+	vmdk := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(vmdk, append([]byte("KDMV"), make([]byte, 1<<20)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	base := []string{"VM_IMAGE=" + img, "VM_READY=none", "HOSTFWD=none"}
 	for _, tt := range []struct {
 		disks string
 		says  []string
 	}{
-		{"/nowhere/disk," + filepath.Dir(img) + "/.,a=" + link, []string{"no such file", "is a directory", "a=" + link, "which is the base image"}},
+		{"/nowhere/disk," + filepath.Dir(img) + "/.,a=" + link + "," + vmdk, []string{"no such file", "is a directory", "a=" + link, "which is the base image", "it is vmdk, which cannot be a disk"}},
 		{"a=" + link + ":ro:bus=sata,b=" + img + ":ro:bus=nvme", []string{"no read-only hard disks on sata", "no read-only disks on nvme"}},
 		{strings.Repeat("1M:bus=ide,", 4) + "1M:bus=ide", []string{"places for 4 disks on ide, and 5"}},
 		{strings.Repeat("1M,", 80) + "1M:bus=nvme", []string{"VM_DISKS: the machine has places for 65 disks on virtio and nvme together, and 83"}},

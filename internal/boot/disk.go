@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/disk"
+	"github.com/vmentry/vmentry/internal/image"
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/supervise"
 )
@@ -20,7 +22,7 @@ func (p *Plan) planDisk(cfg config.Config, arch string) error {
 	in := disk.Input{
 		None: cfg.Image.Kind == config.ImageNone,
 		Mode: disk.Mode(cfg.DiskMode), Recreate: cfg.DiskOnNewImage == config.OnNewImageRecreate,
-		Size: int64(cfg.DiskSize), SizeSet: cfg.Set["VM_DISK_SIZE"], DataDir: cfg.DataDir,
+		Size: int64(cfg.DiskSize), SizeSet: cfg.Set["VM_DISK_SIZE"], DataDir: cfg.DataDir, Recognise: recognise,
 	}
 	if local := p.Image.Local; local != nil {
 		in.Image, in.Format = local.Path, disk.Format(local.Format)
@@ -46,6 +48,12 @@ func (p *Plan) planDisk(cfg config.Config, arch string) error {
 	}
 	p.Disk, err = disk.MakePlan(in, facts)
 	return diskFailure(err)
+}
+
+// recognise tells what a file is by its content.
+func recognise(r io.ReaderAt, size int64) (disk.Format, error) {
+	format, err := image.Recognise(r, size)
+	return disk.Format(format), err
 }
 
 // chooseFirmware says how the machine starts, and why.

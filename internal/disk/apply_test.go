@@ -37,7 +37,7 @@ func TestApplyMakesAndKeeps(t *testing.T) {
 		t.Errorf("second start would do:\n%v", p)
 	}
 	i := imgInfo(t, p.Path)
-	base := filepath.Join(f.in.ImageDirs[0], "disk.img")
+	base := f.in.Image
 	if i.VirtualSize != 16<<20 || i.Backing != base || i.BackingFormat != "raw" {
 		t.Errorf("overlay: %+v", i)
 	}
@@ -67,8 +67,9 @@ func TestApplyMakesAndKeeps(t *testing.T) {
 
 func TestApplyOverAQCOW2WithAnOddName(t *testing.T) {
 	f := newFixture(t)
-	name := filepath.Join(f.in.ImageDirs[0], "disk.img")
-	odd := filepath.Join(f.in.ImageDirs[0], `nbd:od,d,=na"me %s.raw`)
+	name := f.in.Image
+	odd := filepath.Join(filepath.Dir(name), `nbd:od,d,=na"me %s.raw`)
+	f.in.Image = odd
 	run(t, "qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", name, odd)
 	os.Remove(name)
 	f.apply(t)
@@ -83,9 +84,11 @@ func TestApplyAfterTheImageMoved(t *testing.T) {
 	f := newFixture(t)
 	p := f.apply(t)
 	guestWrites(t, p.Path, 0xbb, 0, 1<<20)
-	if err := os.Rename(f.in.ImageDirs[0], f.in.ImageDirs[1]); err != nil {
+	dir := filepath.Dir(f.in.Image)
+	if err := os.Rename(dir, dir+"2"); err != nil {
 		t.Fatal(err)
 	}
+	f.in.Image = filepath.Join(dir+"2", filepath.Base(f.in.Image))
 	if p := f.apply(t); actions(p) != "rebase" {
 		t.Errorf("moved: %v", p)
 	}
@@ -154,7 +157,7 @@ func TestBaseImageChanged(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFixture(t)
-			image := baseImage(t, filepath.Join(f.in.ImageDirs[0], "disk.img"), 40<<20, 1)
+			image := baseImage(t, f.in.Image, 40<<20, 1)
 			f.in.Size = 64 << 20
 			p := f.apply(t)
 			if tt.digest {
@@ -418,10 +421,12 @@ func TestKilledAtEveryStep(t *testing.T) {
 				t.Fatal(err)
 			}
 			guestWrites(t, p.Path, 0xcc, 2<<20, 2<<20)
-			run(t, "cp", "-r", f.in.ImageDirs[0], f.in.ImageDirs[1])
-			if err := os.RemoveAll(f.in.ImageDirs[0]); err != nil {
+			dir := filepath.Dir(f.in.Image)
+			run(t, "cp", "-r", dir, dir+"2")
+			if err := os.RemoveAll(dir); err != nil {
 				t.Fatal(err)
 			}
+			f.in.Image = filepath.Join(dir+"2", filepath.Base(f.in.Image))
 			f.in.Size = 2 << 30
 		}},
 		{"another image", func(t *testing.T, f *fixture) {

@@ -40,12 +40,12 @@ func TestBootHintsAgainstSfdisk(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			raw := sfdisk(t, tt.script, tt.code, tt.size)
 			for _, m := range append([]made{{name: "raw"}}, imagesMade...) {
-				path := raw
+				path, format := raw, FormatRaw
 				if m.name != "raw" {
-					path = filepath.Join(t.TempDir(), "out")
+					path, format = filepath.Join(t.TempDir(), "out"), FormatQCOW2
 					m.make(t, raw, path)
 				}
-				image, err := inspectImage(path, "")
+				image, err := inspectImage(path, format)
 				if err != nil {
 					t.Fatalf("%s: %v", m.name, err)
 				}
@@ -92,7 +92,7 @@ func TestBootHintsOfACutDisk(t *testing.T) {
 		if err := os.Truncate(path, 16<<20); err != nil {
 			t.Fatal(err)
 		}
-		image, err := inspectImage(path, "")
+		image, err := inspectImage(path, FormatRaw)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,12 +107,12 @@ func TestFileSystemWithoutPartitions(t *testing.T) {
 	if err := os.Truncate(path, 16<<20); err != nil {
 		t.Fatal(err)
 	}
-	image, err := inspectImage(path, "")
+	image, err := inspectImage(path, FormatRaw)
 	if err != nil || len(image.Warnings) != 1 {
 		t.Errorf("zeros: %v, %q", err, image.Warnings)
 	}
 	run(t, "/usr/sbin/mkfs.ext4", "-q", path)
-	image, err = inspectImage(path, "")
+	image, err = inspectImage(path, FormatRaw)
 	if err != nil || image.Boot.FileSystem != "ext" || len(image.Warnings) != 0 || image.Boot.Firmware() != "bios" {
 		t.Errorf("ext4: %v, %+v", err, image)
 	}

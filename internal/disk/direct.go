@@ -106,7 +106,7 @@ func readDirect(places paths) (directRecord, error) {
 }
 
 // resembles fills in what the image looks like by its content.
-func (t *Target) resembles(path string) error {
+func (t *Target) resembles(path string, recognise Recogniser) error {
 	if t.Remembered == "" {
 		return nil
 	}
@@ -119,8 +119,10 @@ func (t *Target) resembles(path string) error {
 	if err != nil {
 		return err
 	}
-	kind, err := recognise(f, info.Size())
-	t.Resembles = kind.format
+	looks, err := recognise(f, info.Size())
+	if looks == FormatRaw || looks == FormatQCOW2 { // what else a guest has put there is no reason for doubt
+		t.Resembles = looks
+	}
 	return err
 }
 

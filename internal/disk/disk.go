@@ -57,14 +57,14 @@ const IdentityName = "identity"
 
 // Input is what was asked for.
 type Input struct {
-	// Image is the path of the base image. Empty: the one image in ImageDirs.
+	// Image is the path of the base image. A VM whose disk is a full copy needs none.
 	Image string
-	// Format is how the image is to be read, whatever it looks like; a block device is one for raw alone. Empty: it is found in the content.
+	// Format is how the image is to be read, whatever it looks like. A block device is raw in any case.
 	Format Format
 	// Blank says that the image is an empty disk: that nothing is on it is no oddity.
 	Blank bool
-	// ImageDirs are searched for the base image when Image is empty. Those that do not exist are skipped.
-	ImageDirs []string
+	// Recognise tells what an image that a guest has written looks like by now; nil: that is of no interest. How it is read is remembered.
+	Recognise Recogniser `json:"-"`
 	// Mode is what the guest's disk is to be; empty is ModeOverlay.
 	Mode Mode
 	// Recreate makes a new disk when the base image is not the one that the overlay was made from, and keeps the old one aside.

@@ -119,18 +119,10 @@ func HasCopy(dataDir string) bool {
 
 // inspectBase looks at the image, and whether it can be written if it is to be.
 func (f *Facts) inspectBase(in Input) error {
-	path := in.Image
-	if path == "" {
-		found, err := findImage(in.ImageDirs)
-		if err != nil {
-			return err
-		}
-		path = found
-	}
 	if in.mode() == ModeDirect {
-		return f.inspectDirect(path, in.Format)
+		return f.inspectDirect(in)
 	}
-	image, err := inspectImage(path, in.Format)
+	image, err := inspectImage(in.Image, in.Format)
 	if err == nil && in.Blank {
 		image.Warnings = nil
 	}
@@ -139,21 +131,21 @@ func (f *Facts) inspectBase(in Input) error {
 }
 
 // inspectDirect looks at an image that the guest is to write.
-func (f *Facts) inspectDirect(path string, format Format) error {
-	path, err := filepath.Abs(path)
+func (f *Facts) inspectDirect(in Input) error {
+	path, err := filepath.Abs(in.Image)
 	op := "write to the image " + path
 	if err != nil {
 		return ioError(op, err)
 	}
 	target, err := inspectTarget(paths{f.DataDir}, path)
-	if err == nil {
-		err = target.resembles(path)
+	if err == nil && in.Recognise != nil {
+		err = target.resembles(path, in.Recognise)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // for which inspectImage has better words
 		return ioError(op, err)
 	}
 	f.Target = target
-	f.Base, err = inspectImage(path, cmp.Or(target.Remembered, format))
+	f.Base, err = inspectImage(path, cmp.Or(target.Remembered, in.Format))
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,17 +122,39 @@ func baseImage(t *testing.T, path string, size int, seed uint32) string {
 	return write(t, path, b)
 }
 
-// fixture is an image directory and a data directory.
+// fixture is an image and a data directory.
 type fixture struct{ in Input }
 
 func newFixture(t *testing.T) fixture {
 	t.Helper()
 	dir := t.TempDir()
-	baseImage(t, filepath.Join(dir, "image", "disk.img"), 3<<20, 1)
 	return fixture{Input{
-		ImageDirs: []string{filepath.Join(dir, "image"), filepath.Join(dir, "base_image")},
-		Size:      16 << 20, DataDir: filepath.Join(dir, "data"),
+		Image: baseImage(t, filepath.Join(dir, "image", "disk.img"), 3<<20, 1),
+		Size:  16 << 20, DataDir: filepath.Join(dir, "data"),
 	}}
+}
+
+// looksLike knows enough formats for the tests.
+func looksLike(r io.ReaderAt, size int64) (Format, error) {
+	head, err := readUpTo(r, 0, min(size, headBytes))
+	for _, s := range []signature{{"qcow2", 0, qcow2Magic}, {"vmdk", 0, "KDMV"}, {"gzip", 0, "\x1f\x8b"}, {"iso", 16*2048 + 1, "CD001"}} {
+		if hasBytes(head, s) {
+			return Format(s.name), err
+		}
+	}
+	return FormatRaw, err
+}
+
+// recognised fills in what the caller knows of the image, which may be gone.
+func (in Input) recognised() Input {
+	in.Recognise = looksLike
+	if f, err := os.Open(in.Image); err == nil {
+		defer f.Close()
+		if in.Format, err = looksLike(f, headBytes); err != nil {
+			panic(err)
+		}
+	}
+	return in
 }
 
 func (f fixture) plan(t *testing.T) Plan {
@@ -144,6 +167,7 @@ func (f fixture) plan(t *testing.T) Plan {
 }
 
 func planOf(in Input) (Plan, error) {
+	in = in.recognised()
 	facts, err := Inspect(in)
 	if err != nil {
 		return Plan{}, err

@@ -57,7 +57,7 @@ func TestModesOfDiskThatIsThere(t *testing.T) {
 func TestCopyNeedsNoImage(t *testing.T) {
 	f := newFixture(t)
 	f.in.Mode = ModeCopy
-	image := filepath.Join(f.in.ImageDirs[0], "disk.img")
+	image := f.in.Image
 	p := f.apply(t)
 	if actions(p) != "copy" || p.Format != FormatQCOW2 {
 		t.Errorf("plan %v", p)
@@ -74,7 +74,7 @@ func TestCopyNeedsNoImage(t *testing.T) {
 	if p := f.apply(t); p.Steps != nil || p.Base != nil {
 		t.Errorf("with another image: %v", p)
 	}
-	if err := os.RemoveAll(f.in.ImageDirs[0]); err != nil {
+	if err := os.RemoveAll(filepath.Dir(f.in.Image)); err != nil {
 		t.Fatal(err)
 	}
 	f.in.Size = 32 << 20
@@ -100,7 +100,7 @@ func TestCopyNeedsNoImage(t *testing.T) {
 func TestCopyIsSparse(t *testing.T) {
 	f := newFixture(t)
 	f.in.Mode = ModeCopy
-	if err := os.Truncate(filepath.Join(f.in.ImageDirs[0], "disk.img"), 8<<30); err != nil {
+	if err := os.Truncate(f.in.Image, 8<<30); err != nil {
 		t.Fatal(err)
 	}
 	var st unix.Stat_t
@@ -182,7 +182,7 @@ func TestRecreateOnlyForAnotherImage(t *testing.T) {
 		edit  []byte
 	}{"a new copy": {"verify", nil}, "another, by a few bytes": {"renew", []byte("edited")}} {
 		f := newFixture(t)
-		image := baseImage(t, filepath.Join(f.in.ImageDirs[0], "disk.img"), 40<<20, 1)
+		image := baseImage(t, f.in.Image, 40<<20, 1)
 		f.in.Size, f.in.Recreate = 64<<20, true
 		if err := f.apply(t).RecordDigest(t.Context()); err != nil {
 			t.Fatal(err)
@@ -208,7 +208,7 @@ func TestRecreateOnlyForAnotherImage(t *testing.T) {
 func TestDirect(t *testing.T) {
 	f := newFixture(t)
 	f.in.Mode = ModeDirect
-	image := filepath.Join(f.in.ImageDirs[0], "disk.img")
+	image := f.in.Image
 	p := f.plan(t)
 	lock, err := LockImage(t.Context(), p.Path, Exclusive, someHolder, 0) // as a start has it by then
 	if err != nil {
@@ -267,8 +267,9 @@ func TestDirectStaysRaw(t *testing.T) {
 func TestDirectQCOW2(t *testing.T) {
 	f := newFixture(t)
 	f.in.Mode = ModeDirect
-	raw := filepath.Join(f.in.ImageDirs[0], "disk.img")
-	run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, raw+".qcow2")
+	raw := f.in.Image
+	f.in.Image += ".qcow2"
+	run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, f.in.Image)
 	os.Remove(raw)
 	f.in.Size, f.in.SizeSet = 16<<20, true
 	p := f.apply(t)
@@ -291,7 +292,7 @@ func TestDirectQCOW2(t *testing.T) {
 func TestDirectBlockDevice(t *testing.T) {
 	f := newFixture(t)
 	f.in.Mode = ModeDirect
-	file := filepath.Join(f.in.ImageDirs[0], "disk.img")
+	file := f.in.Image
 	device := strings.TrimSpace(run(t, "losetup", "--find", "--show", file))
 	t.Cleanup(func() { run(t, "losetup", "-d", device) })
 	f.in.Image = device
@@ -529,7 +530,7 @@ func TestSnapshotOfACopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	lock.Close()
-	if err := os.RemoveAll(f.in.ImageDirs[0]); err != nil {
+	if err := os.RemoveAll(filepath.Dir(f.in.Image)); err != nil {
 		t.Fatal(err)
 	}
 	if !HasCopy(f.in.DataDir) {

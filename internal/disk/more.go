@@ -34,6 +34,8 @@ type MoreInput struct {
 	DataDir string
 	// Taken are the paths of files and devices that are the main disk's, each with what it is. Those that do not exist are not taken yet.
 	Taken []Taken
+	// Recognise tells what a file that the user named is.
+	Recognise Recogniser
 	// QEMUImg is as in [Input].
 	QEMUImg string
 }

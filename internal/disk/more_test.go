@@ -29,6 +29,7 @@ func applyMore(ctx context.Context, in MoreInput, step func(string)) (MorePlan, 
 }
 
 func morePlanOf(in MoreInput) (MorePlan, error) {
+	in.Recognise = looksLike
 	facts, err := InspectMore(in)
 	if err != nil {
 		return MorePlan{}, err

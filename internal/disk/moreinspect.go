@@ -86,7 +86,7 @@ func InspectMore(in MoreInput) (MoreFacts, error) {
 		if d.Path == "" {
 			found = inspectMade(paths{dir}.made(d.Name))
 		} else {
-			found = inspectGiven(d, paths{dir}.moreRecord(d.Name))
+			found = inspectGiven(d, paths{dir}.moreRecord(d.Name), in.Recognise)
 		}
 		facts.Found = append(facts.Found, found)
 	}
@@ -150,7 +150,7 @@ func inspectMade(path string) foundDisk {
 }
 
 // inspectGiven looks at a file or device that the user named. Its format is found in the content, unless a record says that the content is the guest's.
-func inspectGiven(d More, recordPath string) (found foundDisk) {
+func inspectGiven(d More, recordPath string, recognise Recogniser) (found foundDisk) {
 	path, err := filepath.Abs(d.Path)
 	found = foundDisk{path: path}
 	op := "use " + d.Path
@@ -179,7 +179,7 @@ func inspectGiven(d More, recordPath string) (found foundDisk) {
 	}
 	defer f.Close()
 	found.exists = true
-	if found.err = found.lookAtGiven(f, op, recordPath); found.err != nil {
+	if found.err = found.lookAtGiven(f, op, recordPath, recognise); found.err != nil {
 		return found
 	}
 	found.look(f, op)
@@ -211,7 +211,7 @@ func openToLook(path string, write bool) (*os.File, error) {
 }
 
 // lookAtGiven finds the format. A device is raw: it is a disk itself, and has been a guest's.
-func (d *foundDisk) lookAtGiven(f *os.File, op, recordPath string) *Error {
+func (d *foundDisk) lookAtGiven(f *os.File, op, recordPath string, recognise Recogniser) *Error {
 	info, err := f.Stat()
 	if err != nil {
 		return ioError(op, err)
@@ -227,12 +227,10 @@ func (d *foundDisk) lookAtGiven(f *os.File, op, recordPath string) *Error {
 	if d.device {
 		return nil
 	}
-	kind, err := recognise(f, size)
-	if err != nil {
+	if d.looks, err = recognise(f, size); err != nil {
 		return ioError(op, err)
 	}
-	d.looks = kind.format
-	d.cd = kind.refused == isoName
+	d.cd = d.looks == formatISO
 	record, err := readMoreRecord(recordPath)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -241,28 +239,25 @@ func (d *foundDisk) lookAtGiven(f *os.File, op, recordPath string) *Error {
 	case record.Path == d.path && record.Inode == d.id.inode:
 		d.record = true
 		return nil
-	case record.Path == d.path && kind.format == FormatQCOW2:
+	case record.Path == d.path && d.looks == FormatQCOW2:
 		return refusal(op, fmt.Sprintf("if it is a qcow2 image that you have put there, remove %s; if it is a copy of the raw disk, which a guest has made look so, keep it away from any program that guesses formats", recordPath),
 			"at the last start another file was there, which was raw, and this one begins like a qcow2 image")
 	}
-	return d.takeFormat(kind, op)
+	return d.takeFormat(op)
 }
 
-// isoName is what recognise calls a CD.
-const isoName = "ISO 9660"
-
 // disksAsTheyAre are formats that have no disk in them but may well be what a guest wants to find on one.
-var disksAsTheyAre = []string{isoName, "squashfs", "tar"}
+var disksAsTheyAre = []Format{FormatRaw, formatISO, "squashfs", "tar"}
 
 // takeFormat decides by the content.
-func (d *foundDisk) takeFormat(kind recognised, op string) *Error {
+func (d *foundDisk) takeFormat(op string) *Error {
 	switch {
-	case slices.Contains(disksAsTheyAre, kind.refused):
-		d.looks = FormatRaw
-	case kind.refused != "":
-		return configError(op, "convert or unpack it first (qemu-img convert -O qcow2 IN OUT for a disk format)", "by its content it is %s, which cannot be a disk as it is", kind.refused)
+	case slices.Contains(disksAsTheyAre, d.looks):
+		d.format = FormatRaw
+	case d.looks == FormatQCOW2:
+		d.format = FormatQCOW2
 	default:
-		d.format = kind.format
+		return configError(op, "convert or unpack it first (qemu-img convert -O qcow2 IN OUT for a disk format)", "by its content it is %s, which cannot be a disk as it is", d.looks)
 	}
 	return nil
 }

@@ -252,7 +252,7 @@ func TestHostileHeaders(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := write(t, filepath.Join(t.TempDir(), "innocent.img"), tt.edit(goodHeader()))
-			_, err := inspectImage(path, "")
+			_, err := inspectImage(path, FormatQCOW2)
 			checkError(t, err, KindIO, tt.want)
 		})
 	}
@@ -285,7 +285,7 @@ func TestTruncatedDownload(t *testing.T) {
 		}
 		for _, percent := range []int{1, 10, 30, 50, 70} {
 			write(t, path, whole[:len(whole)*percent/100])
-			if _, err := inspectImage(path, ""); err == nil {
+			if _, err := inspectImage(path, FormatQCOW2); err == nil {
 				t.Errorf("%s: %d %% of it are taken for the whole", m.name, percent)
 			}
 		}

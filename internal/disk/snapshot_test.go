@@ -182,7 +182,7 @@ func TestRestoreOfABrokenDisk(t *testing.T) {
 func TestRestoreOverAnotherBase(t *testing.T) {
 	f := newFixture(t)
 	withSnapshot(t, &f)
-	baseImage(t, filepath.Join(f.in.ImageDirs[0], "disk.img"), 3<<20, 99)
+	baseImage(t, f.in.Image, 3<<20, 99)
 	if _, err := planOf(f.in); err == nil || !strings.Contains(err.Error(), "another base image") && !strings.Contains(err.Error(), "another date") {
 		t.Error(err)
 	}

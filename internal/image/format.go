@@ -66,9 +66,12 @@ var signatures = []signature{
 	{"tar", 257, "ustar"},
 }
 
-// isoSignature stands in sector 16 of an ISO 9660 image (ECMA-119 §8.1.2). It is the last to be looked for, since what is
-// before sector 16 is free for other uses; but before a raw disk, as a hybrid image is both.
-var isoSignature = signature{ISO, 16*2048 + 1, "CD001"}
+// isCD looks into sector 16, for an ISO 9660 image (ECMA-119 §8.1.2) or one of UDF alone (ECMA-167 2/9.2). It is the last to be looked for,
+// since what is before sector 16 is free for other uses; but before a raw disk, as a hybrid image is both.
+func isCD(b []byte) bool {
+	const place = 16*2048 + 1
+	return signature{ISO, place, "CD001"}.in(b) || signature{ISO, place, "BEA01"}.in(b)
+}
 
 // tails are formats whose magic number stands in the last 512 bytes: a fixed VHD is a raw disk with a footer, and an Apple
 // disk image ends with a "koly" block.
@@ -100,7 +103,7 @@ func recognise(head []byte) Format {
 	switch {
 	case isBzip2(head):
 		return Bzip2
-	case isoSignature.in(head):
+	case isCD(head):
 		return ISO
 	}
 	return Raw
@@ -116,8 +119,8 @@ func recogniseTail(tail []byte) Format {
 	return Raw
 }
 
-// recogniseFile tells the format of the file r of size bytes.
-func recogniseFile(r io.ReaderAt, size int64) (Format, error) {
+// Recognise tells the format of the file r of size bytes: one of the constants, or the name of one that is known and refused.
+func Recognise(r io.ReaderAt, size int64) (Format, error) {
 	head, err := readUpTo(r, 0, min(size, headBytes))
 	if err != nil {
 		return "", err

@@ -178,7 +178,7 @@ func inspectFile(path string, knownRaw bool) (*File, error) {
 	if device || knownRaw {
 		return file, nil
 	}
-	if file.Format, err = recogniseFile(f, size); err != nil {
+	if file.Format, err = Recognise(f, size); err != nil {
 		return nil, ioError(op, err)
 	}
 	if file.Format == ISO {
