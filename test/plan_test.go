@@ -2,10 +2,13 @@ package test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -86,6 +89,49 @@ func TestBootDoesWhatPlanSaid(t *testing.T) {
 	startIn(t, data, run, settings).wants(0)
 	if got, want := lines(t, log)[1], "args "+strings.Join(plan.QEMU.Arguments, " "); got != want {
 		t.Errorf("boot ran\n%s\nand the plan was\n%s", got, want)
+	}
+}
+
+// TestPlanBesideARunningVM: nothing is planned for remains that are none, and who has the data directory is said.
+func TestPlanBesideARunningVM(t *testing.T) {
+	settings := append(pretend(""), "VM_IMAGE="+image(t, "raw"), "VM_DISKS=more=1M", "POD_NAME=vm-0", "POD_NAMESPACE=lab")
+	m := start(t, settings)
+	m.stderr.Await(t, "QEMU started")
+	for _, name := range []string{"images/.0123.part", "disks/.more.qcow2.new-1", "snapshots/.one.new-1/overlay.qcow2"} { // as it is while something is made
+		path := filepath.Join(m.data, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plan := func(args ...string) string {
+		t.Helper()
+		out, code := command(t, environment(m.data, m.run, settings...), append([]string{"plan"}, args...)...)
+		if code != 0 {
+			t.Errorf("%d: %s", code, out)
+		}
+		return out
+	}
+	text, script := plan(), plan("-o", "shell")
+	for _, says := range []string{m.data + " is in use by pod lab/vm-0 ", "A start now would end with code 74"} {
+		if !strings.Contains(text, says) || !strings.Contains(script, says) {
+			t.Errorf("%q is not said in\n%s\n%s", says, text, script)
+		}
+	}
+	if !strings.Contains(plan("-o", "json"), `"inUseBy": "pod lab/vm-0 `) {
+		t.Error("the JSON does not say who has the data directory")
+	}
+	steps := regexp.MustCompile(`(?m)^  (clean|check|finish) .*|^rm -rf .*|^qemu-img.*`)
+	if found := steps.FindAllString(text+script, -1); found != nil {
+		t.Errorf("planned beside a running VM: %q", found)
+	}
+	m.signal(syscall.SIGKILL)
+	m.exit()
+	for again := plan(); ; again = plan() { // when the last of it is gone
+		if found := steps.FindAllString(again, -1); len(found) == 4 && !strings.Contains(again, "in use by") {
+			break
+		} else if !strings.Contains(again, "in use by") {
+			t.Fatalf("planned after a VM that was killed: %q in\n%s", found, again)
+		}
 	}
 }
 

@@ -42,7 +42,7 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, build Bui
 	ctx, handOver := signals.Until(context.Background())
 	var last []byte // of the guest's console
 	end, err := func() (supervise.End, error) {
-		plan, err := prepare(ctx, cfg, mistakes, qemuArgs)
+		plan, err := prepare(ctx, cfg, mistakes, qemuArgs, "")
 		if err != nil {
 			return supervise.End{}, err
 		}

@@ -27,6 +27,7 @@ import (
 type Plan struct {
 	Config    config.Config
 	Identity  string // of the VM, see vmIdentity
+	Beside    string // who uses the data directory while the plan is made for being shown; empty: nobody
 	Chosen    []Setting
 	Warnings  []config.Warning // about the environment; the parts have their own
 	Provision provision.Result
@@ -66,23 +67,27 @@ type Program struct {
 // probeTime is how long QEMU may take to say what it can do.
 const probeTime = 30 * time.Second
 
-// Prepare reads the environment and makes the plan. All mistakes of the user's come as one [Failure], before anything
+// Prepare reads the environment and makes the plan, to show it. All mistakes of the user's come as one [Failure], before anything
 // that is merely missing; the plan then has the warnings alone.
 func Prepare(ctx context.Context, qemuArgs []string) (Plan, error) {
 	cfg, warnings, mistakes := config.Parse(os.Environ())
-	plan, err := prepare(ctx, cfg, mistakes, qemuArgs)
+	beside := ""
+	if holder, held := disk.HeldBy(cfg.DataDir); held {
+		beside = holder.String()
+	}
+	plan, err := prepare(ctx, cfg, mistakes, qemuArgs, beside)
 	plan.Warnings = warnings
 	return plan, err
 }
 
-func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, qemuArgs []string) (Plan, error) {
+func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, qemuArgs []string, beside string) (Plan, error) {
 	host := InspectHost()
 	for _, m := range cfg.NotYet() {
 		if !mistakes.Has(m.Variable) {
 			mistakes = append(mistakes, m)
 		}
 	}
-	plan := Plan{Config: cfg, Identity: vmIdentity(cfg, host)}
+	plan := Plan{Config: cfg, Identity: vmIdentity(cfg, host), Beside: beside}
 	chosen, accelErr := resolve(cfg, host, &mistakes)
 	plan.Chosen = chosen.chosen
 	plan.Environ = environForOthers(cfg)

@@ -22,6 +22,9 @@ func (p Plan) Text() (string, error) {
 		}
 		b.WriteByte('\n')
 	}
+	if p.Beside != "" {
+		section("A VM runs here", p.besideLines()...)
+	}
 	if len(p.Warnings) > 0 {
 		section("Warnings", p.warnings()...)
 	}
@@ -50,6 +53,14 @@ func (p Plan) Text() (string, error) {
 	}
 	section(fmt.Sprintf("QEMU %s", p.QEMU.Version), commandLines(append([]string{p.QEMU.Path}, p.Machine.Args()...))...)
 	return strings.TrimRight(b.String(), "\n") + "\n", nil
+}
+
+// besideLines say what the plan is worth while a VM runs.
+func (p Plan) besideLines() []string {
+	return []string{
+		fmt.Sprintf("%s is in use by %s", p.Config.DataDir, p.Beside),
+		fmt.Sprintf("A start now would end with code %d and change nothing. This is what the next one does when that VM has ended well.", supervise.IOError),
+	}
 }
 
 // diskLines say what becomes of the guest's disk.
@@ -121,6 +132,7 @@ func (p Plan) JSON() (string, error) {
 	text, err := json.MarshalIndent(map[string]any{
 		"settings":  p.Chosen,
 		"warnings":  p.warnings(),
+		"inUseBy":   p.Beside,
 		"provision": g,
 		"image":     p.Image,
 		"pending":   p.Pending(),
@@ -145,7 +157,11 @@ func (p Plan) Shell() (string, error) {
 	}
 	var b strings.Builder
 	// in a shell of its own: the first failure must end the script, and not the shell that it is pasted into
-	b.WriteString("# To be pasted into a shell, in the same environment.\n(\nset -e\n")
+	b.WriteString("# To be pasted into a shell, in the same environment.\n")
+	if p.Beside != "" {
+		fmt.Fprintf(&b, "# Not now: %s.\n", strings.Join(p.besideLines(), ". "))
+	}
+	b.WriteString("(\nset -e\n")
 	fmt.Fprintf(&b, "mkdir -p %s\n", shellquote.Join(p.Config.RunDir))
 	fmt.Fprintf(&b, "VM_NAME=%s vmentry provision -o %s\n", shellquote.Join(p.Machine.Name), shellquote.Join(p.Config.RunDir))
 	steps := slices.Clone(p.Disk.Steps)

@@ -79,6 +79,9 @@ type Input struct {
 	SizeSet bool
 	// DataDir is the directory where everything that outlives a restart is kept. It need not exist.
 	DataDir string
+	// Beside says that somebody has the data directory at this moment: what is not whole there is being made, and is nothing that was left. It is for a
+	// plan that is only shown.
+	Beside bool
 	// NVRAMTemplate is the file that the UEFI variable store starts as a copy of. Empty: no store is needed.
 	NVRAMTemplate string
 	// QEMUImg is the qemu-img program: a path, or a name that is looked up in PATH. Empty: "qemu-img".

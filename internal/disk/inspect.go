@@ -51,14 +51,11 @@ func Inspect(in Input) (Facts, error) {
 	if facts.Place, err = inspectPlace(dir); err != nil {
 		return Facts{}, ioError("look at the data directory "+dir, err)
 	}
-	if facts.Unclean, err = inspectRunning(dir); err != nil {
-		return Facts{}, ioError("look at the data directory "+dir, err)
-	}
-	if err := facts.findRemains(dir); err != nil {
-		return Facts{}, ioError("look at the data directory "+dir, err)
-	}
 	if facts.NVRAM, facts.StrandedNVRAM, err = inspectNVRAM(paths{dir}); err != nil {
 		return Facts{}, ioError("look at the variable store "+paths{dir}.nvram(), err)
+	}
+	if err := facts.inspectLastEnd(in); err != nil {
+		return Facts{}, ioError("look at the data directory "+dir, err)
 	}
 	facts.NVRAMTemplate = -1
 	if in.NVRAMTemplate != "" {
@@ -88,6 +85,18 @@ func Inspect(in Input) (Facts, error) {
 		err = facts.inspectBase(in)
 	}
 	return facts, err
+}
+
+// inspectLastEnd looks at what the last start has left.
+func (f *Facts) inspectLastEnd(in Input) (err error) {
+	if in.Beside { // it has not ended
+		f.StrandedNVRAM = false
+		return nil
+	}
+	if f.Unclean, err = inspectRunning(f.DataDir); err != nil {
+		return err
+	}
+	return f.findRemains(f.DataDir)
 }
 
 // Boot is what is known of how the guest's disk wants to be booted; false where there is no disk.

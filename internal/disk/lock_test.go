@@ -20,13 +20,22 @@ import (
 func TestLockIsExclusive(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "not", "yet", "there")
 	since := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+	if holder, held := HeldBy(dir); held {
+		t.Errorf("a directory that is not there is held by %s", holder)
+	}
 	first, err := TakeLock(t.Context(), dir, Holder{Host: "pod-with-a-rather-long-name-0", PID: 1, Since: since}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = TakeLock(t.Context(), dir, Holder{Host: "b"}, 0)
 	checkError(t, err, KindIO, "in use by pod-with-a-rather-long-name-0 (process 1, since 2026-07-01T12:00:00Z)")
+	if holder, held := HeldBy(dir); !held || holder.Host != "pod-with-a-rather-long-name-0" {
+		t.Errorf("it is held by %s, %v", holder, held)
+	}
 	first.Close()
+	if holder, held := HeldBy(dir); held {
+		t.Errorf("it is still held by %s", holder)
+	}
 	second, err := TakeLock(t.Context(), dir, Holder{Host: "b"}, 0)
 	if err != nil {
 		t.Fatal(err)

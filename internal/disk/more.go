@@ -35,8 +35,9 @@ type MoreInput struct {
 	// Taken are the paths of files and devices that are the main disk's, each with what it is. Those that do not exist are not taken yet.
 	Taken []Taken
 	// Recognise tells what a file that the user named is.
-	Recognise Recogniser
-	// QEMUImg is as in [Input].
+	Recognise Recogniser `json:"-"`
+	// Beside and QEMUImg are as in [Input].
+	Beside  bool
 	QEMUImg string
 }
 

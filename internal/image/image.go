@@ -48,6 +48,9 @@ type Input struct {
 	// KnownRaw says that an earlier start has found the file at Path to be a raw disk. A guest may have written to it since:
 	// whatever it looks like now, it is one.
 	KnownRaw bool
+	// Beside says that somebody has the data directory at this moment: what is not whole there is being made, and is nothing that was left. It is for a
+	// plan that is only shown.
+	Beside bool
 	// Check says why a qcow2, raw or ISO file that was made cannot be an image; nil where it can. It is asked before the file gets its
 	// name.
 	Check func(path string, format Format) error

@@ -89,6 +89,9 @@ func (f *Facts) lookUp(in Input) (err error) {
 	if f.Made != nil {
 		key = "" // there is nothing to go on with
 	}
+	if in.Beside {
+		return nil
+	}
 	if f.Leftovers, err = findLeftovers(places.dir(), key); err != nil {
 		return ioError("look at "+places.dir(), err)
 	}
