@@ -145,6 +145,9 @@ func (p Plan) announce(log *slog.Logger) {
 	for _, w := range slices.Concat(p.Image.Warnings, p.Network.Warnings, p.Volumes.Warnings) {
 		log.Warn(w)
 	}
+	if aroundQEMUImg() == nil {
+		log.Debug("qemu-img is not shut in: this kernel has no Landlock, or it is switched off")
+	}
 	for _, m := range p.Provision.Messages {
 		level := slog.LevelInfo
 		if m.Severity >= provision.Warning {

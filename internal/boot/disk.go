@@ -22,7 +22,7 @@ func (p *Plan) planDisk(cfg config.Config, arch string) error {
 	in := disk.Input{
 		None: cfg.Image.Kind == config.ImageNone,
 		Mode: disk.Mode(cfg.DiskMode), Recreate: cfg.DiskOnNewImage == config.OnNewImageRecreate,
-		Size: int64(cfg.DiskSize), SizeSet: cfg.Set["VM_DISK_SIZE"], DataDir: cfg.DataDir, Beside: p.Beside != "", Recognise: recognise,
+		Size: int64(cfg.DiskSize), SizeSet: cfg.Set["VM_DISK_SIZE"], DataDir: cfg.DataDir, Beside: p.Beside != "", Recognise: recognise, Confine: aroundQEMUImg(),
 	}
 	if local := p.Image.Local; local != nil {
 		in.Image, in.Format = local.Path, disk.Format(local.Format)

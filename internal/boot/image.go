@@ -20,7 +20,7 @@ func (p *Plan) planImage(cfg config.Config) error {
 	in := image.Input{
 		URL: cfg.Image.URL, Path: cfg.Image.Path, Dirs: imageDirs, Name: cfg.Image.String(), None: cfg.Image.Kind == config.ImageNone,
 		CDAlone: disk.HasCopy(cfg.DataDir), Beside: p.Beside != "",
-		Digest: string(cfg.ImageSHA256), DataDir: cfg.DataDir, Check: checkBase,
+		Digest: string(cfg.ImageSHA256), DataDir: cfg.DataDir, Check: checkBase, Confine: aroundQEMUImg(),
 		KnownRaw: cfg.DiskMode == config.DiskDirect && disk.KnownRaw(cfg.DataDir, cfg.Image.Path, imageDirs),
 	}
 	facts, err := image.Inspect(in)

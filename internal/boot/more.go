@@ -15,7 +15,7 @@ import (
 
 // planMore plans the disks of VM_DISKS. It comes after the main disk's plan, whose files are not to be given to the guest twice.
 func (p *Plan) planMore(cfg config.Config) error {
-	in := disk.MoreInput{DataDir: cfg.DataDir, Taken: p.taken(), Beside: p.Beside != "", Recognise: recognise}
+	in := disk.MoreInput{DataDir: cfg.DataDir, Taken: p.taken(), Beside: p.Beside != "", Recognise: recognise, Confine: aroundQEMUImg()}
 	for _, d := range cfg.Disks {
 		in.Disks = append(in.Disks, disk.More{Name: d.Name, Size: int64(d.Size), Path: d.Path, ReadOnly: d.ReadOnly, Entry: d.String()})
 	}

@@ -209,7 +209,7 @@ func keepOff(ctx context.Context, cfg config.Config, do string, s SnapshotReques
 			return result, err
 		}
 		defer e.Discard()
-		if err := e.Convert(ctx, lock, s.Compress); err != nil {
+		if err := e.Convert(ctx, lock, s.Compress, aroundQEMUImg(), count); err != nil {
 			return result, err
 		}
 		return result, e.Commit()

@@ -9,6 +9,7 @@ import (
 	"regexp"
 
 	"github.com/vmentry/vmentry/internal/config"
+	"github.com/vmentry/vmentry/internal/confine"
 	"github.com/vmentry/vmentry/internal/provision"
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/supervise"
@@ -36,7 +37,7 @@ func planVolumes(ctx context.Context, cfg config.Config, mistakes *config.Mistak
 	if err != nil {
 		return volume.Plan{}, err
 	}
-	in := volume.Input{RunDir: cfg.RunDir, Self: self, Rights: volume.InspectRights(self, volume.ConfineCommand), Own: []volume.Own{
+	in := volume.Input{RunDir: cfg.RunDir, Confine: around(self), Rights: volume.InspectRights(confine.Landlock(), self, confine.Command), Own: []volume.Own{
 		{Path: unlinked(cfg.RunDir), What: "vmentry's sockets and secrets"},
 		{Path: unlinked(cfg.DataDir), What: "its own disk"},
 		{Path: "/proc", What: "the container's processes"},
@@ -111,8 +112,3 @@ func virtiofsdBeside(s volume.Share) (beside, error) {
 
 // stamp is what virtiofsd begins its words with.
 var stamp = regexp.MustCompile(`^\[\S+ \w+ +[\w:]+\] `)
-
-// Confine lets a program take this process's place; see [volume.Confine].
-func Confine(c volume.Confinement, command []string) error {
-	return fail(supervise.Unavailable, "%w", volume.Confine(c, command, os.Environ()))
-}

@@ -169,7 +169,7 @@ func changing(f Facts, lock *Lock, do func() error) error {
 // rebase changes the header's first sectors in one write; killed before or after it, the overlay is whole.
 func (a applier) rebase(ctx context.Context, p Plan, lock *Lock) error {
 	op := "write the base image's new path into " + p.Path
-	if err := runQEMUImg(ctx, p, lock, nil, p.rebaseArgs()); err != nil {
+	if err := p.Input.qemuImg().run(ctx, lock, reach{p.below(), []string{p.Path}}, nil, p.rebaseArgs()); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	a.step("overlay rebased")
@@ -183,7 +183,7 @@ func (a applier) rebase(ctx context.Context, p Plan, lock *Lock) error {
 // them, the overlay has the old size and at most some unused clusters.
 func (a applier) grow(ctx context.Context, p Plan, lock *Lock) error {
 	op := "grow " + p.Path
-	if err := runQEMUImg(ctx, p, lock, nil, p.growArgs()); err != nil {
+	if err := p.Input.qemuImg().run(ctx, lock, reach{p.below(), []string{p.Path}}, nil, p.growArgs()); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	a.step("overlay grown")

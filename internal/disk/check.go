@@ -22,7 +22,7 @@ func (a applier) check(ctx context.Context, p Plan, lock *Lock, dirty bool) erro
 	if dirty {
 		// lazy_refcounts: whoever made the image chose to have its reference counts made anew after every such end. QEMU does so
 		// when it opens it.
-		if err := runQEMUImg(ctx, p, lock, nil, p.checkArgs("-q", "-r", "all")); err != nil && exitStatus(err) < 0 {
+		if err := p.Input.qemuImg().run(ctx, lock, reach{write: []string{p.Path}}, nil, p.checkArgs("-q", "-r", "all")); err != nil && exitStatus(err) < 0 {
 			return stoppedOr(ctx, op, err)
 		}
 		a.step("reference counts made anew")
@@ -30,7 +30,7 @@ func (a applier) check(ctx context.Context, p Plan, lock *Lock, dirty bool) erro
 	found, err := a.count(ctx, p, lock)
 	if err == nil && found.Leaks > 0 && found.Corruptions == 0 {
 		a.note(fmt.Sprintf("%s has %d leaked clusters after an end that was not clean: giving them back; nothing of the guest's is in them", p.Path, found.Leaks))
-		if err := runQEMUImg(ctx, p, lock, nil, p.checkArgs("-q", "-r", "leaks")); err != nil {
+		if err := p.Input.qemuImg().run(ctx, lock, reach{write: []string{p.Path}}, nil, p.checkArgs("-q", "-r", "leaks")); err != nil {
 			return stoppedOr(ctx, op, err)
 		}
 		a.step("leaks repaired")
@@ -61,7 +61,7 @@ type checked struct {
 // count checks and changes nothing.
 func (a applier) count(ctx context.Context, p Plan, lock *Lock) (checked, error) {
 	var out bytes.Buffer
-	err := runQEMUImg(ctx, p, lock, &out, p.checkArgs("--output=json"))
+	err := p.Input.qemuImg().run(ctx, lock, reach{read: []string{p.Path}}, &out, p.checkArgs("--output=json"))
 	switch exitStatus(err) {
 	case checkClean, checkCorrupt, checkLeaks:
 	default:

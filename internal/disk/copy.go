@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -16,20 +17,20 @@ func (a applier) copy(ctx context.Context, p Plan, lock *Lock, file string) erro
 		return err
 	}
 	watch := &progress{report: func(fraction float64) { a.progress("copying "+p.source.name, fraction) }}
-	if err := runQEMUImg(ctx, p, lock, watch, p.convertArgs(file)); err != nil {
+	if err := p.Input.qemuImg().run(ctx, lock, reach{p.source.files, []string{filepath.Dir(file)}}, watch, p.convertArgs(file)); err != nil {
 		return err
 	}
 	a.step("image copied")
 	if p.Size == p.source.size {
 		return nil
 	}
-	return runQEMUImg(ctx, p, lock, nil, []string{"resize", "-q", "-f", "qcow2", file, fmt.Sprint(p.Size)})
+	return p.Input.qemuImg().run(ctx, lock, reach{write: []string{file}}, nil, []string{"resize", "-q", "-f", "qcow2", file, fmt.Sprint(p.Size)})
 }
 
 // checkSpace refuses a copy that will not fit, before it is begun.
 func (a applier) checkSpace(ctx context.Context, p Plan, lock *Lock) error {
 	var out bytes.Buffer
-	if err := runQEMUImg(ctx, p, lock, &out, []string{"measure", "--output=json", "-O", "qcow2", p.source.node.String()}); err != nil {
+	if err := p.Input.qemuImg().run(ctx, lock, reach{read: p.source.files}, &out, []string{"measure", "--output=json", "-O", "qcow2", p.source.node.String()}); err != nil {
 		return err
 	}
 	var need struct {

@@ -86,6 +86,8 @@ type Input struct {
 	NVRAMTemplate string
 	// QEMUImg is the qemu-img program: a path, or a name that is looked up in PATH. Empty: "qemu-img".
 	QEMUImg string
+	// Confine shuts qemu-img in; nil: it is not.
+	Confine Confine `json:"-"`
 }
 
 // paths are the places in one data directory.

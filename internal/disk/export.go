@@ -60,8 +60,8 @@ func TemporaryExport(dir string) (path string, err error) {
 	return f.Name(), f.Close()
 }
 
-// Convert writes it from a disk that no guest writes, whose data directory is locked by lock.
-func (e *Export) Convert(ctx context.Context, lock *Lock, compress bool) error {
+// Convert writes it from a disk that no guest writes, whose data directory is locked by lock. confine may be nil, as in [Input].
+func (e *Export) Convert(ctx context.Context, lock *Lock, compress bool, confine Confine, report func(done, total int64)) error {
 	op := "export to " + e.final
 	overlay, err := inspectDiskIn(paths{lock.dir}.disk())
 	if err != nil {
@@ -77,18 +77,21 @@ func (e *Export) Convert(ctx context.Context, lock *Lock, compress bool) error {
 	if program == "" {
 		return &Error{Kind: KindMissing, Op: op, Err: errors.New(`there is no program "qemu-img"`), Advice: "install qemu-utils in the container image"}
 	}
-	args := []string{"convert", "-O", "qcow2"}
+	args := []string{"convert", "-p", "-O", "qcow2"}
 	if compress {
 		args = append(args, "-c")
 	}
 	// the chain by name: what stands in a header is not what decides which file is read
 	var below node
+	files := reach{[]string{overlay.Path}, []string{e.Path}}
 	if overlay.Backing != "" {
 		info, err := os.Stat(overlay.Backing)
 		below = layer(Format(overlay.BackingFormat), rawFile(overlay.Backing, err == nil && info.Mode()&fs.ModeDevice != 0), nil)
+		files.read = append(files.read, overlay.Backing)
 	}
 	args = append(args, layer(FormatQCOW2, rawFile(overlay.Path, false), below).String(), e.Path)
-	if err := runQEMUImg(ctx, Plan{Input: Input{QEMUImg: program}}, lock, nil, args); err != nil {
+	watch := &progress{report: func(fraction float64) { report(int64(fraction*float64(overlay.VirtualSize)), overlay.VirtualSize) }}
+	if err := (qemuImg{program, confine}).run(ctx, lock, files, watch, args); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	return nil

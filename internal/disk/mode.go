@@ -37,7 +37,7 @@ func (p *Plan) planCopy(f Facts) error {
 	}
 	p.Size = size
 	base := layer(f.Base.Identity.Format, rawFile(f.Base.Path, f.Base.Device), nil)
-	p.source = source{base, f.Base.Path, f.Base.Identity.VirtualSize}
+	p.source = source{base, []string{f.Base.Path}, f.Base.Path, f.Base.Identity.VirtualSize}
 	if f.Disk == nil {
 		p.Steps = append(p.Steps, p.copyStep(ActionCopy, fmt.Sprintf("copy %s to %s, a disk of %s", f.Base.Path, p.Path, sizeText(p.Size))))
 		return nil
@@ -80,7 +80,7 @@ func (p *Plan) planMerge(f Facts, base node) error {
 	target.Path = f.Disk.Path
 	target.planCheck(f.Unclean, f.Disk.Dirty)
 	p.Steps, p.dirty = target.Steps, target.dirty
-	p.source = source{layer(FormatQCOW2, rawFile(f.Disk.Path, false), base), f.Disk.Path + " with " + f.Base.Path, f.Disk.VirtualSize}
+	p.source = source{layer(FormatQCOW2, rawFile(f.Disk.Path, false), base), []string{f.Disk.Path, f.Base.Path}, f.Disk.Path + " with " + f.Base.Path, f.Disk.VirtualSize}
 	p.Size = max(p.Size, f.Disk.VirtualSize)
 	p.Steps = append(p.Steps, p.copyStep(ActionMerge, fmt.Sprintf("copy %s with its base image %s to %s, a disk of %s, and keep the overlay aside as %s",
 		f.Disk.Path, f.Base.Path, p.Path, sizeText(p.Size), p.kept())))

@@ -36,9 +36,10 @@ type MoreInput struct {
 	Taken []Taken
 	// Recognise tells what a file that the user named is.
 	Recognise Recogniser `json:"-"`
-	// Beside and QEMUImg are as in [Input].
+	// Beside, QEMUImg and Confine are as in [Input].
 	Beside  bool
 	QEMUImg string
+	Confine Confine `json:"-"`
 }
 
 // Taken is a file that is in use already.

@@ -97,7 +97,7 @@ func (a moreApplier) create(ctx context.Context, p MorePlan, d MoreDisk, lock *L
 		}
 	}()
 	a.step("temporary made")
-	if err := runQEMUImg(ctx, Plan{Input: Input{QEMUImg: p.Input.QEMUImg}}, lock, nil, d.createArgs(f.Name())); err != nil {
+	if err := p.Input.qemuImg().run(ctx, lock, reach{write: []string{f.Name()}}, nil, d.createArgs(f.Name())); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	a.step("disk created")
@@ -119,7 +119,7 @@ func (a moreApplier) create(ctx context.Context, p MorePlan, d MoreDisk, lock *L
 // grow is safe to be killed in, as that of the main disk is.
 func (a moreApplier) grow(ctx context.Context, p MorePlan, d MoreDisk, lock *Lock) error {
 	op := "grow " + d.Path
-	if err := runQEMUImg(ctx, Plan{Input: Input{QEMUImg: p.Input.QEMUImg}}, lock, nil, d.growArgs()); err != nil {
+	if err := p.Input.qemuImg().run(ctx, lock, reach{write: []string{d.Path}}, nil, d.growArgs()); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	a.step("disk grown")

@@ -41,9 +41,18 @@ type Plan struct {
 
 // source is what a copy is made of.
 type source struct {
-	node node
-	name string // for people
-	size int64  // of the disk in it, bytes
+	node  node
+	files []string // that node names
+	name  string   // for people
+	size  int64    // of the disk in it, bytes
+}
+
+// below are the files that an overlay lies on.
+func (p *Plan) below() []string {
+	if p.Mode != ModeOverlay || p.Base == nil {
+		return nil
+	}
+	return []string{p.Base.Path}
 }
 
 // Action is what a step does.

@@ -15,12 +15,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runQEMUImg runs qemu-img to its end, or ends it with ctx. It inherits the lock and dies with vmentry: if vmentry is killed, the
+// Confine gives the command by which another one is run that reaches these files and directories alone: to be read, or to be written too.
+type Confine func(read, write, command []string) []string
+
+// qemuImg is the program, and how it is run.
+type qemuImg struct {
+	path    string
+	confine Confine // nil: it is not shut in
+}
+
+func (in Input) qemuImg() qemuImg     { return qemuImg{in.QEMUImg, in.Confine} }
+func (in MoreInput) qemuImg() qemuImg { return qemuImg{in.QEMUImg, in.Confine} }
+
+// reach are the files that one run of it needs. A disk can name others, in ways that are checked before; one that slips through leads to
+// none of them.
+type reach struct{ read, write []string }
+
+// run runs qemu-img to its end, or ends it with ctx. It inherits the lock and dies with vmentry: if vmentry is killed, the
 // next start waits for the helper's end and does not work on the same file beside it. What it prints goes to stdout, which may be
 // nil; its words on standard error are the error.
-func runQEMUImg(ctx context.Context, p Plan, lock *Lock, stdout io.Writer, args []string) error {
+func (q qemuImg) run(ctx context.Context, lock *Lock, files reach, stdout io.Writer, args []string) error {
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, p.Input.QEMUImg, args...)
+	command := append([]string{q.path}, args...)
+	if q.confine != nil {
+		command = q.confine(files.read, files.write, command)
+	}
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Env = []string{"LC_ALL=C"}
 	cmd.Stdout, cmd.Stderr = stdout, &stderr
 	cmd.ExtraFiles = []*os.File{lock.File()}

@@ -131,7 +131,7 @@ func (a applier) fill(ctx context.Context, p Plan, lock *Lock, file string) erro
 	if p.Mode == ModeCopy {
 		return a.copy(ctx, p, lock, file)
 	}
-	return runQEMUImg(ctx, p, lock, nil, p.createArgs(file))
+	return p.Input.qemuImg().run(ctx, lock, reach{p.below(), []string{filepath.Dir(file)}}, nil, p.createArgs(file))
 }
 
 // finish gives back their names to what a start that was cut off was about to rename.

@@ -155,7 +155,10 @@ func (a applier) restore(ctx context.Context, r *Restore, lock *Lock) (err error
 	if err != nil {
 		return ioError(op, err)
 	}
-	if err := copyFile(ctx, filepath.Join(places.snapshot(r.Name), record.file()), filepath.Join(temporary, record.file()), nil); err != nil {
+	shown := func(done, total int64) {
+		a.progress("restoring the snapshot "+r.Name, float64(done)/float64(max(total, 1)))
+	}
+	if err := copyFile(ctx, filepath.Join(places.snapshot(r.Name), record.file()), filepath.Join(temporary, record.file()), shown); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	a.step("restore: copied")

@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,6 +163,42 @@ func TestRestore(t *testing.T) {
 	guestReads(t, p.Path, 0xbb, 2<<20, 1<<20)
 	if all, err := Snapshots(f.in.DataDir); len(all) != 3 || err != nil {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// TestRestoreShowsProgress, and an export of a VM that is off does. On a file system where copies take time: tmpfs shares no blocks.
+func TestRestoreShowsProgress(t *testing.T) {
+	f := newFixture(t)
+	dir, err := os.MkdirTemp("/dev/shm", "vmentry-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	f.in.DataDir = dir
+	withSnapshot(t, &f)
+	lock := lockOf(t, f.in)
+	defer lock.Close()
+	var shown []string
+	a := applier{step: func(string) {}, note: func(string) {}, now: time.Now, progress: func(what string, fraction float64) {
+		shown = append(shown, fmt.Sprintf("%s %.0f", what, fraction))
+	}}
+	if err := a.apply(t.Context(), f.plan(t), lock); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(shown); n == 0 || shown[n-1] != "restoring the snapshot first 1" {
+		t.Errorf("shown was %q", shown)
+	}
+	e, err := BeginExport(filepath.Join(dir, "out.qcow2"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Discard()
+	var done, total int64
+	if err := e.Convert(t.Context(), lock, false, nil, func(d, all int64) { done, total = d, all }); err != nil {
+		t.Fatal(err)
+	}
+	if done != total || total != f.in.Size {
+		t.Errorf("the export has shown %d of %d", done, total)
 	}
 }
 

@@ -27,10 +27,14 @@ const (
 // convert makes a qcow2 of the disk at from, which was found to stand alone, at to. The format is said, and not left to qemu-img to
 // guess. held is inherited, so that the data directory stays locked while qemu-img works.
 func (a *applier) convert(ctx context.Context, d foreignDisk, from, to string) error {
-	limit := convertTime + time.Duration(d.size/convertRate)*time.Second
-	bound, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("qemu-img has taken more than %s", limit))
+	longest := convertTime + time.Duration(d.size/convertRate)*time.Second
+	bound, cancel := context.WithTimeoutCause(ctx, longest, fmt.Errorf("qemu-img has taken more than %s", longest))
 	defer cancel()
-	cmd := exec.CommandContext(bound, a.plan.facts.QEMUImg, "convert", "-p", "-f", d.driver, "-O", "qcow2", "-o", "compat=1.1,lazy_refcounts=off", from, to)
+	command := []string{a.plan.facts.QEMUImg, "convert", "-p", "-f", d.driver, "-O", "qcow2", "-o", "compat=1.1,lazy_refcounts=off", from, to}
+	if shut := a.plan.input.Confine; shut != nil {
+		command = shut([]string{from}, []string{to}, command)
+	}
+	cmd := exec.CommandContext(bound, command[0], command[1:]...)
 	cmd.Env = []string{"LC_ALL=C"}
 	cmd.ExtraFiles = []*os.File{a.held}
 	var words bytes.Buffer
@@ -42,7 +46,7 @@ func (a *applier) convert(ctx context.Context, d foreignDisk, from, to string) e
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	confine(cmd.Process.Pid, d.size)
+	limit(cmd.Process.Pid, d.size)
 	shown := newProgress(a.out, "converting", 0, d.size)
 	showPercents(out, shown)
 	shown.end()
@@ -56,9 +60,9 @@ func (a *applier) convert(ctx context.Context, d foreignDisk, from, to string) e
 	return helperError(words.String(), err)
 }
 
-// confine bounds what a program can do to this machine by an image that makes it run wild. That it fails is no reason not to go
+// limit bounds what a program can do to this machine by an image that makes it run wild. That it fails is no reason not to go
 // on: the image is one that this package has looked into.
-func confine(pid int, size int64) {
+func limit(pid int, size int64) {
 	written := uint64(size) + uint64(size)/256 + 64<<20
 	_ = unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: written, Max: written}, nil)
 	_ = unix.Prlimit(pid, unix.RLIMIT_AS, &unix.Rlimit{Cur: convertMemory, Max: convertMemory}, nil)

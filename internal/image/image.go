@@ -58,6 +58,9 @@ type Input struct {
 	DataDir string
 	// QEMUImg is the qemu-img program: a path, or a name that is looked up in PATH. Empty: "qemu-img".
 	QEMUImg string
+	// Confine gives the command by which qemu-img is run so that it reaches these files alone, to be read or to be written too; nil: it is
+	// not shut in.
+	Confine func(read, write, command []string) []string
 }
 
 // DigestAuto is the digest that is published beside the image.

@@ -70,9 +70,10 @@ const (
 	sysAdmin  = "sys_admin"
 )
 
-// InspectRights finds out what this process may do. harmless is a command that may be run to try it.
-func InspectRights(harmless ...string) Rights {
-	r := Rights{UID: os.Geteuid(), GID: os.Getegid(), Capabilities: map[string]bool{}, Landlock: landlockVersion()}
+// InspectRights finds out what this process may do. landlock is the version of it that the kernel has, and harmless a command that may be
+// run to try it.
+func InspectRights(landlock int, harmless ...string) Rights {
+	r := Rights{UID: os.Geteuid(), GID: os.Getegid(), Capabilities: map[string]bool{}, Landlock: landlock}
 	var data [2]unix.CapUserData
 	if unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]) != nil {
 		return r
@@ -97,13 +98,4 @@ func tryNamespaces(harmless []string) bool {
 	}
 	cmd.Wait()
 	return true
-}
-
-// landlockVersion asks the kernel (landlock(7)). Where Landlock is not built in, or not switched on, it is 0.
-func landlockVersion() int {
-	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		return 0
-	}
-	return int(version)
 }

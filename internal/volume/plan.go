@@ -74,16 +74,33 @@ func (in Input) share(v Volume, i int, sandbox Sandbox) Share {
 	s := Share{Volume: v, Socket: filepath.Join(in.RunDir, Socket(i))}
 	// the path as it was found: a link in its place must not lead elsewhere by the time that virtiofsd starts
 	dir := in.Found[i].Real
-	daemon := []string{in.Virtiofsd.Path, "--fd", "3", "--shared-dir", dir,
+	s.Command = in.confined(v, dir, sandbox, nil, "--fd", "3")
+	s.unsupervised = in.confined(v, dir, sandbox, []string{in.RunDir}, "--socket-path", s.Socket)
+	return s
+}
+
+// confined is the command of a virtiofsd that shares dir, with a socket by which it is reached. beside is what it must write besides.
+func (in Input) confined(v Volume, dir string, sandbox Sandbox, beside []string, socket ...string) []string {
+	daemon := append([]string{in.Virtiofsd.Path}, socket...)
+	daemon = append(daemon, "--shared-dir", dir,
 		// what others change is seen after a second at most, and what is opened anew at once
 		"--cache", "auto",
 		"--log-level", "warn",
 		"--rlimit-nofile", "0", // as Confine has set it, without a word of warning
-	}
+	)
 	daemon = append(daemon, sandbox.arguments()...)
 	if v.ReadOnly {
 		daemon = append(daemon, "--readonly")
 	}
-	s.Command = append([]string{in.Self}, confinement(in.Virtiofsd, dir, v.ReadOnly, sandbox).Arguments(daemon)...)
-	return s
+	switch {
+	case sandbox.Landlock == 0:
+		return in.Confine(nil, nil, daemon)
+	case v.ReadOnly:
+		return in.Confine([]string{proc, dir}, beside, daemon)
+	}
+	return in.Confine([]string{proc}, append([]string{dir}, beside...), daemon)
 }
+
+// proc is what virtiofsd must see of itself. There is nothing of other processes for it: Landlock keeps one that it has shut in, and that
+// has no rights to override that, from looking into those outside.
+const proc = "/proc"

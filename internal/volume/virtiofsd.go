@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 )
 
@@ -80,15 +79,7 @@ func older(a, b string) bool {
 }
 
 // Unsupervised is the command for a shell, where virtiofsd makes its socket itself.
-func (s Share) Unsupervised() []string {
-	command := slices.Clone(s.Command)
-	at := slices.Index(command, "--fd")
-	command[at], command[at+1] = "--socket-path", s.Socket
-	if dash := slices.Index(command, "--"); dash > 2 { // Landlock
-		command = slices.Insert(command, dash, "--write="+filepath.Dir(s.Socket))
-	}
-	return command
-}
+func (s Share) Unsupervised() []string { return s.unsupervised }
 
 // Listen makes the socket that virtiofsd serves, in place of one that an earlier start has left. Because it listens from then on, QEMU
 // need not wait for virtiofsd.

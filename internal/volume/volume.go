@@ -1,6 +1,6 @@
 // Package volume gives the guest directories of the pod over virtio-fs: inspect → plan → apply. [Inspect] and [InspectRights] look at
 // the directories and at what this container may do, [MakePlan] turns that into a [Plan], and each [Share] of it is a virtiofsd
-// (https://gitlab.com/virtio-fs/virtiofsd) that runs beside QEMU, started through [Confine] in the strictest sandbox that is to be had.
+// (https://gitlab.com/virtio-fs/virtiofsd) that runs beside QEMU, started in the strictest sandbox that is to be had.
 package volume
 
 import (
@@ -26,8 +26,10 @@ type Input struct {
 	Own       []Own       // directories that no volume may hold or lie in
 	RunDir    string
 	Virtiofsd Program
-	Self      string // vmentry's own path
 	Rights    Rights
+	// Confine gives the command by which another is run that reaches these files alone, to be read or to be written too, and gets no more
+	// rights. Without any it is not shut in.
+	Confine func(read, write, command []string) []string
 }
 
 // Own is a directory that is vmentry's or the kernel's.
@@ -49,6 +51,8 @@ type Share struct {
 	Volume
 	Socket  string   // where it listens for QEMU
 	Command []string // the program first; it finds the listening socket at descriptor 3
+
+	unsupervised []string
 }
 
 // Mistakes are what the user can mend in the settings.

@@ -1,0 +1,72 @@
+package test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestQEMUImgIsShutIn: the program that reads foreign images reaches the image and what it makes of it, and nothing else.
+func TestQEMUImgIsShutIn(t *testing.T) {
+	t.Parallel()
+	// a reference that no check has seen
+	hostile := filepath.Join(t.TempDir(), "hostile.qcow2")
+	look := []string{"qemu-img", "info", "--backing-chain", hostile}
+	for _, command := range [][]string{{"qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/shadow", "-F", "raw", hostile, "1M"}, look} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v: %s", command, err, out)
+		}
+	}
+	program, err := exec.LookPath("qemu-img")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for read, code := range map[string]int{hostile: 1, "/etc/shadow": 0} { // the second makes sure that it is the want of the first that keeps it out
+		args := []string{"confine", "--read=/usr", "--read=/bin", "--read=/lib", "--read=/lib64", "--read=/etc/ld.so.cache", "--read=" + hostile, "--read=" + read, "--write=/dev/null", "--", program}
+		out, got := command(t, os.Environ(), append(args, look[1:]...)...)
+		if got != code || strings.Contains(out, "Permission denied") != (code == 1) {
+			t.Errorf("with %s it ends with %d: %s", read, got, out)
+		}
+	}
+
+	// as a program would that an image has made its own
+	dir, beside := t.TempDir(), filepath.Join(t.TempDir(), "beside")
+	stolen := filepath.Join(dir, "secret")
+	for name, content := range map[string]string{"secret": "hunter2", "qemu-img": "#!/bin/sh\necho >" + beside + "\ncat " + stolen + " >&2\nexit 1\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin := filepath.Join(dir, "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "qemu-img"), filepath.Join(bin, "qemu-img")); err != nil {
+		t.Fatal(err)
+	}
+	for name, settings := range map[string][]string{
+		"a new overlay": {"VM_IMAGE=" + image(t, "raw")},
+		"a copy":        {"VM_IMAGE=" + image(t, "qcow2"), "VM_DISK_MODE=copy"},
+		"a conversion":  {"VM_IMAGE=" + image(t, "vmdk")},
+		"a made disk":   {"VM_IMAGE=none", "VM_KERNEL=" + program, "VM_DISKS=more=1M"},
+	} {
+		settings = append(pretend("poweroff=10ms"), settings...)
+		settings[0] = strings.Replace(settings[0], "PATH=", "PATH="+bin+":", 1)
+		m := start(t, settings)
+		m.wants(74, "cat: "+stolen+": Permission denied")
+		if strings.Contains(m.stderr.String(), "hunter2") || exists(beside) {
+			t.Errorf("%s: qemu-img was not shut in", name)
+		}
+	}
+
+	// and all that is to be done can be done
+	for _, format := range []string{"vmdk", "vdi", "vpc", "vhdx"} {
+		m := start(t, append(pretend("poweroff=10ms"), "VM_IMAGE="+image(t, format), "VM_DISKS=more=1M"))
+		m.wants(0)
+		m.does(0, "exported", "snapshot", "export", filepath.Join(t.TempDir(), "export.qcow2"))
+		m = startIn(t, m.data, m.run, append(pretend("poweroff=10ms"), "VM_IMAGE="+image(t, format), "VM_DISK_SIZE=64G", "VM_DISKS=more=2M", "VM_DISK_MODE=copy", "VM_DISK_ON_NEW_IMAGE=recreate"))
+		m.wants(0)
+	}
+}
