@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,25 +47,22 @@ func (v volume) fill(t *testing.T, size int) (free func()) {
 
 const paused = "the guest is paused: no space left for what it writes to its disk"
 
-// TestFullDisk fills the volume below the guest's disk while it writes. It is paused and told of nothing, goes on by itself when
+const readMore = "dd if=/dev/vdb bs=1M count=8 iflag=direct 2>/dev/null | sha256sum"
+
+// TestFullDisk fills the volume below the guest's disks while it writes. It is paused and told of nothing, goes on by itself when
 // there is space again, and what it wrote is there. Stopped while it is paused, it ends in time and says why it did not shut down.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	data, run := dirs(t)
 	v := newVolume(t, data, 48)
-	settings := tiny(t, "vmtest.commands", "VM_IMAGE="+image(t, "qcow2"), "VM_DISK_SIZE=64M", "VM_SHUTDOWN_TIMEOUT=4s")
+	settings := tiny(t, "vmtest.commands", "VM_IMAGE="+image(t, "qcow2"), "VM_DISK_SIZE=64M", "VM_DISKS=more=32M", "VM_SHUTDOWN_TIMEOUT=4s")
 	free := v.fill(t, 30)
 	m := startTyping(t, data, run, settings, v.enter...)
 	m.stdout.Await(t, tinyReady)
 	m.tell("dd if=/dev/urandom of=/tmp/a bs=1M count=30 && cp /tmp/a /tmp/b")
 	write := m.begin("dd if=/tmp/a of=/dev/vda bs=1M oflag=direct conv=fsync 2>/dev/null && sha256sum </tmp/a && dd if=/dev/vda bs=1M count=30 iflag=direct 2>/dev/null | sha256sum")
 	m.stderr.Await(t, paused)
-	out, code := m.call("probe", "ready")
-	for _, want := range []string{"no space left", `"disk"`, "tmpfs on " + data} {
-		if code != 1 || !strings.Contains(out, want) {
-			t.Errorf("probe ready: %d, %s; want %q", code, out, want)
-		}
-	}
+	m.tellsOfFull("disk", filepath.Join(data, "disk", "overlay.qcow2"), "tmpfs on "+data)
 	free()
 	m.stderr.Await(t, "there is space again: the guest goes on")
 	sums := strings.Fields(m.await(write))
@@ -78,9 +76,21 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("the guest was told of an error:\n%s", out)
 	}
 
+	// the same with a disk of VM_DISKS
 	free = v.fill(t, 12)
+	write = m.begin("dd if=/tmp/a of=/dev/vdb bs=1M count=8 oflag=direct conv=fsync 2>/dev/null && dd if=/tmp/a bs=1M count=8 2>/dev/null | sha256sum && " + readMore)
+	m.stderr.Await(t, paused+` "more"`)
+	m.tellsOfFull("more", filepath.Join(data, "disks", "more.qcow2"), "tmpfs on "+data)
+	free()
+	m.stderr.AwaitTimes(t, "there is space again: the guest goes on", 2)
+	more := strings.Fields(m.await(write))
+	if len(more) != 4 || more[0] != more[2] {
+		t.Errorf("what was written to the disk more is not what is read: %q", more)
+	}
+
+	free = v.fill(t, 4)
 	m.begin("dd if=/tmp/b of=/dev/vda bs=1M seek=32; sync")
-	m.stderr.AwaitTimes(t, paused, 2)
+	m.stderr.AwaitTimes(t, paused, 3)
 	m.signal(syscall.SIGTERM)
 	m.wants(75, "did not shut down within 4s", "; the guest is paused since")
 	free()
@@ -90,6 +100,33 @@ func TestFullDisk(t *testing.T) {
 	if again := m.tell("dd if=/dev/vda bs=1M count=30 iflag=direct | sha256sum"); !strings.Contains(again, sums[0]) {
 		t.Errorf("after the restart: %s, want %s", again, sums)
 	}
+	if again := m.tell(readMore); !strings.Contains(again, more[0]) {
+		t.Errorf("after the restart the disk more has %s, want %s", again, more)
+	}
 	m.signal(syscall.SIGTERM)
 	m.wants(0)
+}
+
+// tellsOfFull checks that the log and whoever is asked say which disk has no space left.
+func (m *machine) tellsOfFull(disk, file, fileSystem string) {
+	m.t.Helper()
+	if log := fmt.Sprintf("disk=%s file=%s", disk, file); !strings.Contains(m.stderr.String(), log) {
+		m.t.Errorf("the log does not say %q", log)
+	}
+	for _, ask := range []struct {
+		args []string
+		code int
+		says []string
+	}{
+		{[]string{"probe", "ready"}, 1, []string{"no space left", strconv.Quote(disk), fileSystem}},
+		{[]string{"status"}, 0, []string{"no space left", strconv.Quote(disk), fileSystem}},
+		{[]string{"status", "-o", "json"}, 0, []string{"disk_full", file, fileSystem}},
+	} {
+		out, code := m.call(ask.args...)
+		for _, want := range ask.says {
+			if code != ask.code || !strings.Contains(out, want) {
+				m.t.Errorf("%q: %d, %s; want %q", ask.args, code, out, want)
+			}
+		}
+	}
 }

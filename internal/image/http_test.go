@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -431,6 +432,10 @@ func TestProxyAndAuthority(t *testing.T) {
 	var proxied atomic.Int32
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		proxied.Add(1)
+		if r.Method == http.MethodConnect && r.Host == "example.com:443" { // a name that the certificate is for
+			tunnel(t, w, secure.Listener.Addr().String())
+			return
+		}
 		if r.URL.Host != "image.invalid" {
 			http.Error(w, "not for me", http.StatusBadGateway)
 			return
@@ -445,6 +450,7 @@ func TestProxyAndAuthority(t *testing.T) {
 	}{
 		{"a proxy", "http://image.invalid/disk.raw", []string{"HTTP_PROXY=" + proxy.URL}, ""},
 		{"a proxy in small letters", "http://image.invalid/disk.raw", []string{"http_proxy=" + proxy.URL}, ""},
+		{"a proxy for https", "https://example.com/disk.raw", []string{"HTTPS_PROXY=" + proxy.URL, "SSL_CERT_FILE=" + authority}, ""},
 		{"not for this host", "http://image.invalid/disk.raw", []string{"HTTP_PROXY=" + proxy.URL, "NO_PROXY=.invalid"}, "image.invalid"},
 		{"a private authority", secure.URL + "/disk.raw", []string{"SSL_CERT_FILE=" + authority}, ""},
 		{"an unknown authority", secure.URL + "/disk.raw", nil, "certificate signed by unknown authority"},
@@ -467,9 +473,28 @@ func TestProxyAndAuthority(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
-	if n := proxied.Load(); n != 2 {
+	if n := proxied.Load(); n != 3 {
 		t.Errorf("the proxy was asked %d times", n)
 	}
+}
+
+// tunnel is what a proxy does that is asked to CONNECT.
+func tunnel(t *testing.T, w http.ResponseWriter, address string) {
+	there, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer there.Close()
+	here, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer here.Close()
+	fmt.Fprint(here, "HTTP/1.1 200 Connected\r\n\r\n")
+	go io.Copy(there, here)
+	io.Copy(here, there)
 }
 
 // TestDowngrade: https does not become http, unless a digest says what has to come.

@@ -168,6 +168,17 @@ runcmd:
 final_message: all done after $UPTIME seconds
 `
 
+// disks are more disks, one on each bus that this guest's machine has.
+const disks = "data=64M,old=32M:bus=sata,many=16M:bus=scsi,fast=8M:bus=nvme"
+
+// hasDisks checks that udev has made the names of disks that docs/storage.md promises.
+func (l session) hasDisks() {
+	l.t.Helper()
+	for name, size := range map[string]int{"virtio-data": 64, "ata-QEMU_HARDDISK_old": 32, "scsi-0QEMU_QEMU_HARDDISK_many": 16, "nvme-QEMU_NVMe_Ctrl_fast": 8} {
+		l.Wants("lsblk --bytes --nodeps --noheadings --output SIZE /dev/disk/by-id/"+name, fmt.Sprint(size<<20))
+	}
+}
+
 // TestCloudConfig has everything in it that a cluster's nodes were once configured with.
 func TestCloudConfig(t *testing.T) {
 	t.Parallel()
@@ -179,6 +190,7 @@ func TestCloudConfig(t *testing.T) {
 	shared, config := shelves(t)
 	options = append(options, "--volume", shared+":/shared", "--volume", config+":/config:ro")
 	options = append(options, settings("VM_VOLUMES=shared=/shared@/srv/shared,config=/config@/etc/from-pod:ro")...)
+	options = append(options, settings("VM_DISKS="+disks)...)
 	m := run(t, append(options, settings("CLOUD_CONFIG_FILE=/userdata/user-data", "VM_NAME=other", "VM_SSH_AUTHORIZED_KEYS="+inVariable.Line)...))
 	m.stderr.Await(t, "INF provisioned") // ssh_pwauth: cloud-init starts sshd anew, and cuts off who is just logging in
 	guest := m.login("core", inConfig.Auth())
@@ -191,6 +203,8 @@ func TestCloudConfig(t *testing.T) {
 	guest.Wants("cat /var/lib/bootcmd /var/lib/runcmd", "bootcmd\nruncmd")
 	guest.Mentions("sudo cat /var/log/cloud-init-output.log", "all done after ")
 	guest.hasShelves(shared)
+	guest.hasDisks()
+	guest.Says("printf kept | sudo dd of=/dev/disk/by-id/virtio-data conv=fsync")
 	m.login("core", inVariable.Auth())
 	m.login("core", ssh.Password(password)).Wants("sudo id -un", "root")
 	m.stderr.Await(t, "INF provisioned")
@@ -205,6 +219,8 @@ func TestCloudConfig(t *testing.T) {
 	}
 	guest.Wants("cat /var/lib/bootcmd /var/lib/runcmd", "bootcmd\nbootcmd\nruncmd")
 	guest.hasShelves(shared)
+	guest.hasDisks()
+	guest.Wants("sudo head -c 4 /dev/disk/by-id/virtio-data", "kept")
 	guest.shutDownCleanly()
 	m.stop()
 	m.hides(password)
