@@ -587,10 +587,14 @@ func TestVolumeThatCannotBeWritten(t *testing.T) {
 	for how, want := range map[string][]string{
 		"full":      {"cannot lock the data directory", "no space left on device; free space on that volume"},
 		"nearly":    {"cannot make the guest's disk", "No space left on device; free space on that volume"},
+		"copy":      {"cannot copy ", "it needs 3.3 MiB and ", " bytes left; free space on that volume"},
 		"read-only": {"cannot lock the data directory", "read-only file system; mount a writable volume"},
 	} {
 		t.Run(how, func(t *testing.T) {
 			f := newFixture(t)
+			if how == "copy" {
+				f.in.Mode = ModeCopy
+			}
 			b, err := json.Marshal(f.in)
 			if err != nil {
 				t.Fatal(err)

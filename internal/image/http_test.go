@@ -561,6 +561,14 @@ func TestProgressLine(t *testing.T) {
 	if want := "fetching 300.0 MiB of 1.0 GiB (29%), 40.0 MiB/s, 18s left"; strings.Count(log.String(), want) != 1 || strings.Count(log.String(), "\n") != 1 {
 		t.Errorf("the log is %q, want %q", log.String(), want)
 	}
+	log.Reset()
+	p = newProgress(log.output(), "converting", 0, 1<<30)
+	p.began, p.lastLine = now, now
+	p.now = func() time.Time { p.lastLine = p.lastLine.Add(-lineEvery); return now }
+	showPercents(strings.NewReader("    (0.00/100%)\r    (12.50/100%)\r"), p) // as qemu-img -p prints it
+	if want := "converting 128.0 MiB of 1.0 GiB (12%)"; !strings.Contains(log.String(), want) {
+		t.Errorf("the log is %q, want %q", log.String(), want)
+	}
 	var bar bytes.Buffer
 	p = newProgress(Output{Terminal: &bar}, "fetching", 0, 100)
 	p.set(50)
