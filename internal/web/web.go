@@ -53,7 +53,7 @@ type Console interface {
 
 // How much anybody may ask for. What is served is small, and whoever serves it is the VM's supervisor.
 const (
-	answerTime     = 3 * time.Second // for a question to QEMU or the guest
+	answerTime     = 2 * time.Second // for a question to QEMU or the guest; less than who asks waits, who then hears why it is no
 	headerTime     = 5 * time.Second
 	readTime       = 10 * time.Second
 	writeTime      = 30 * time.Second
