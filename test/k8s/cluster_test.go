@@ -163,7 +163,13 @@ func (c *cluster) follow(pod string) *transcript.Transcript {
 		cmd.Wait()
 		log.Close()
 	}()
-	c.t.Cleanup(func() { cmd.Process.Kill() })
+	c.t.Cleanup(func() {
+		cmd.Process.Kill()
+		if c.t.Failed() {
+			text := log.String()
+			c.t.Logf("the log of %s ends with\n%s", pod, text[max(0, len(text)-4000):])
+		}
+	})
 	return log
 }
 
