@@ -119,7 +119,7 @@ func accepts(ctx context.Context, way Way, port uint16) (bool, string) {
 	for {
 		ok, err := way.Accepted(ctx)
 		if err != nil && ctx.Err() == nil {
-			return false, fmt.Sprintf("the state of the connection is not to be had: %v", err)
+			return false, fmt.Sprintf("QEMU does not say whether the guest answers on port %d: %v", port, err)
 		}
 		if ok {
 			return true, fmt.Sprintf("the guest accepts on port %d", port)
