@@ -62,9 +62,9 @@ func (b BridgePlan) ports() []string {
 }
 
 // toService sends what the guest says to a DHCP server or to routers to vmentry alone, whoever it was meant for: a lease is renewed with
-// its server directly.
+// its server directly, at the pod's own address, where nothing else of the guest's may take it (see [BridgePlan.receive]).
 func (b BridgePlan) toService(pre *chain) {
-	divert := setMAC(0, b.Service.MAC)
+	divert := append(setMAC(0, b.Service.MAC), accept()...)
 	guest := from(b.Tap.Name)
 	pre.rule(guest, etherType(unix.ETH_P_IP), protocol(unix.IPPROTO_UDP), targetPort(dhcpServer), divert)
 	pre.rule(guest, etherType(unix.ETH_P_IPV6), protocol(unix.IPPROTO_UDP), targetPort(dhcp6Server), divert)

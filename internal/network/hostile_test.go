@@ -147,6 +147,24 @@ func TestPodIsShut(t *testing.T) {
 	hears(t, conn, "the pod's")
 }
 
+// TestLeaseIsRenewed: what the guest sends to its DHCP server alone, to renew or to release, arrives there, by whichever MAC it believes
+// to reach the server.
+func TestLeaseIsRenewed(t *testing.T) {
+	pod(t)
+	joined, plan := apply(t)
+	b := plan.Bridges[0]
+	guest := netip.AddrPortFrom(b.Reach.Guest[len(b.Reach.Guest)-1], dhcpClient)
+	for _, by := range []net.HardwareAddr{b.MAC, wireMAC(t)} {
+		frame := udpFrame(b.Guest, by, guest, netip.AddrPortFrom(b.Service.V4, dhcpServer), "again, by "+by.String())
+		if _, err := joined.Taps[0][0].Write(append(make([]byte, 10), frame...)); err != nil {
+			t.Fatal(err)
+		}
+		if !heard(joined.Services[0], frame[14:]) {
+			t.Errorf("the server does not hear what is sent to %s at %s", b.Service.V4, by)
+		}
+	}
+}
+
 // TestNotTwice: whoever asks for the guest's address gets one answer at most, the guest's, and the guest does not hear its own question from
 // a network that sends it back: both would make it believe that somebody else has its address.
 func TestNotTwice(t *testing.T) {
