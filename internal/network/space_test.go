@@ -26,6 +26,7 @@ const patient = time.Minute
 // TestMain lets the test binary be the container of a test: see [applier].
 func TestMain(m *testing.M) {
 	if os.Getenv(applierVariable) != "" {
+		runtime.LockOSThread() // what it says to the kernel is counted by thread, see [space.cut]
 		if err := beApplier(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
