@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/ndp"
 	"golang.org/x/sys/unix"
 )
 
@@ -163,6 +164,51 @@ func TestLeaseIsRenewed(t *testing.T) {
 			t.Errorf("the server does not hear what is sent to %s at %s", b.Service.V4, by)
 		}
 	}
+}
+
+// TestGuestServes: a guest that has a DHCP server or a router for others in it, and what it asks of such, is not heard by the network.
+func TestGuestServes(t *testing.T) {
+	pod(t)
+	settled(t)
+	joined, plan := apply(t)
+	b := plan.Bridges[0]
+	own, group := LinkLocal(b.Guest), netip.MustParseAddr("ff02::1")
+	all := net.HardwareAddr{255, 255, 255, 255, 255, 255}
+	guest := b.Reach.Guest[len(b.Reach.Guest)-1]
+	nobody, everybody := netip.IPv4Unspecified(), netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	// what the network may hear, and what comes to an end with it: frames of one protocol do not overtake each other
+	mark4 := udpFrame(b.Guest, all, netip.AddrPortFrom(guest, 9), netip.AddrPortFrom(everybody, 9), "mark")
+	mark6 := ndpFrame(t, b.Guest, own, group, &ndp.NeighborSolicitation{TargetAddress: own})
+	wire := space(peerName).listen(t, "host0")
+	for name, frames := range map[string][2][]byte{
+		"DHCP client":          {udpFrame(b.Guest, all, netip.AddrPortFrom(nobody, dhcpClient), netip.AddrPortFrom(everybody, dhcpServer), "discovery"), mark4},
+		"DHCP server":          {udpFrame(b.Guest, all, netip.AddrPortFrom(guest, dhcpServer), netip.AddrPortFrom(everybody, dhcpClient), "offer"), mark4},
+		"router solicitation":  {ndpFrame(t, b.Guest, own, netip.MustParseAddr("ff02::2"), &ndp.RouterSolicitation{}), mark6},
+		"router advertisement": {ndpFrame(t, b.Guest, own, group, &ndp.RouterAdvertisement{RouterLifetime: time.Hour}), mark6},
+	} {
+		for _, frame := range frames {
+			if _, err := joined.Taps[0][0].Write(append(make([]byte, 10), frame...)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if heard(wire, frames[0][14:], frames[1]) {
+			t.Errorf("the network hears the guest's %s", name)
+		}
+	}
+}
+
+// ndpFrame is a message of IPv6's neighbour discovery.
+func ndpFrame(t *testing.T, from net.HardwareAddr, src, dst netip.Addr, m ndp.Message) []byte {
+	t.Helper()
+	message, err := ndp.MarshalMessageChecksum(m, src, dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := dst.As16()
+	frame := ethernet(net.HardwareAddr{0x33, 0x33, group[12], group[13], group[14], group[15]}, from, unix.ETH_P_IPV6)
+	frame = binary.BigEndian.AppendUint16(append(frame, 0x60, 0, 0, 0), uint16(len(message)))
+	frame = append(append(append(frame, unix.IPPROTO_ICMPV6, 255), src.AsSlice()...), dst.AsSlice()...)
+	return append(frame, message...)
 }
 
 // TestNotTwice: whoever asks for the guest's address gets one answer at most, the guest's, and the guest does not hear its own question from
