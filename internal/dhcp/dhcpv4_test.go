@@ -176,6 +176,10 @@ func TestDHCPv4Options(t *testing.T) {
 	for i := range 200 {
 		huge.V4.Routes = append(huge.V4.Routes, Route{Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, 0, byte(i), 0}), 24), Via: huge.V4.Router})
 	}
+	hugeAndFar := ordinary()
+	far := *huge.V4
+	far.Address, far.Router = netip.MustParsePrefix("10.77.0.5/32"), netip.MustParseAddr("169.254.1.1")
+	hugeAndFar.V4 = &far
 	tests := []struct {
 		name      string
 		cfg       Config
@@ -191,6 +195,7 @@ func TestDHCPv4Options(t *testing.T) {
 		{"more room", many, []dhcpv4.Modifier{dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(1400))}, everything},
 		{"all the room of the link", many, []dhcpv4.Modifier{dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(65535))}, everything},
 		{"too many routes", huge, nil, join8(basic, 12, 15, 26, 28, 42, 119)},
+		{"too many routes, and a router outside of the network", hugeAndFar, nil, join8(basic, 12, 15, 26, 42, 119, 121)},
 		{"less room than there must be", many, []dhcpv4.Modifier{dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(1))}, everything},
 	}
 	for _, tt := range tests {
@@ -211,6 +216,11 @@ func TestDHCPv4Options(t *testing.T) {
 				names := r.DomainSearch().Labels
 				if valid, _ := validNames(tt.cfg.Search); len(names) < 4 || !slices.Equal(names, valid[:len(names)]) {
 					t.Errorf("search list %v", names)
+				}
+			}
+			if tt.cfg.V4 == &far {
+				if routes := r.ClasslessStaticRoute(); len(routes) != 2 || !routes[1].Router.Equal(net.IPv4(169, 254, 1, 1)) {
+					t.Errorf("routes %v", routes)
 				}
 			}
 			if len(r.ToBytes()) < 300 {

@@ -32,7 +32,11 @@ func (c Config) dhcpv4Options() []option4 {
 	if c.V4.Router.IsValid() {
 		add(dhcpv4.OptionRouter, true, c.V4.Router.AsSlice())
 	}
-	add(dhcpv4.OptionClasslessStaticRoute, needed, routes.ToBytes())
+	lists := [][]byte{routes.ToBytes()}
+	if few, needed := (V4{Address: c.V4.Address, Router: c.V4.Router}).classless(); needed {
+		lists = append(lists, few.ToBytes()) // too many for a client with little room must not cost it the way to its router
+	}
+	add(dhcpv4.OptionClasslessStaticRoute, needed, lists...)
 	add(dhcpv4.OptionDomainNameServer, true, addresses4(c.V4.DNS))
 	if c.MTU != 0 {
 		add(dhcpv4.OptionInterfaceMTU, false, dhcpv4.Uint16(c.MTU).ToBytes())
