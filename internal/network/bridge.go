@@ -93,7 +93,29 @@ func bridgePlan(in Input) (Plan, error) {
 		plan.Bridges = append(plan.Bridges, b)
 		plan.NICs = append(plan.NICs, NIC{Model: in.NICModel, MAC: mac, HostName: in.HostName, MTU: b.MTU, Tap: &b.Tap})
 	}
+	plan.warnOfRoutes(in.Pod)
 	return plan, nil
+}
+
+// warnOfRoutes warns where the guest is given addresses and no way beyond its networks.
+func (p *Plan) warnOfRoutes(pod Pod) {
+	var uplinks []string
+	has4, has6 := false, false
+	for _, b := range p.Bridges {
+		if !pod.link(b.Uplink).Up {
+			return // nobody knows, and that has been said
+		}
+		uplinks = append(uplinks, b.Uplink)
+		if b.Service != nil {
+			has4, has6 = has4 || b.Service.Lease.V4 != nil, has6 || b.Service.Lease.V6 != nil
+		}
+	}
+	if has4 {
+		p.warnDefaultRoute(pod, uplinks, true)
+	}
+	if has6 {
+		p.warnDefaultRoute(pod, uplinks, false)
+	}
 }
 
 func (p *Plan) warn(format string, args ...any) {
@@ -200,6 +222,9 @@ func (p *Plan) bridge(in Input, uplinks []Link, l Link, i int, mac net.HardwareA
 	b.Outward = outward(in.Pod, l, b.Reach, lease, uplinks)
 	if in.DHCP {
 		b.DNS = b.Reach.forwarder(in.Pod.Resolver, &lease)
+		if b.DNS == nil && slices.ContainsFunc(in.Pod.Resolver.Servers, netip.Addr.IsLoopback) {
+			p.warn("the guest cannot ask the DNS servers on the pod's loopback: it has IPv6 alone, which is off for interfaces that are made here, so that vmentry cannot forward (docker run --sysctl net.ipv6.conf.default.disable_ipv6=0)")
+		}
 		if v4 := lease.V4; v4 != nil && (b.DNS != nil || !v4.Router.IsValid()) { // else the guest finds it as it finds everything: by its router
 			v4.Routes = append(v4.Routes, LeaseRoute{Dst: host(b.Reach.V4)})
 		}

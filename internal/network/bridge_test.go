@@ -51,6 +51,8 @@ func TestBridgePlan(t *testing.T) {
 		reaches = "the pod reaches the guest from 169.254.75.1"
 		own     = "the guest gets the route 169.254.75.1/32"
 		both    = reaches + ", fe80::fc62:77ff:fe3f:8be9"
+		no4     = "warning: the pod has no default route of IPv4: the guest goes no further than the pod does"
+		no6     = "warning: the pod has no default route of IPv6: the guest goes no further than the pod does"
 	)
 	base := Input{Mode: Bridge, HostName: "vm", NICModel: "virtio", CPUs: 1, DHCP: true}
 	tests := []struct {
@@ -70,26 +72,27 @@ func TestBridgePlan(t *testing.T) {
 		}(), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/32, router 10.7.0.1", "the guest gets the route 10.7.0.0/24 via 10.7.0.1", "the guest gets the route 10.7.0.1/32", reaches}},
 		{"no default route", eth0([]string{"10.7.0.5/24"}), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.1/32", reaches}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.1/32", reaches, no4}},
 		{"vmentry's usual address is taken", eth0([]string{"10.7.0.5/24"}, [2]string{"169.254.75.0/24", ""}), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.0/24", "the guest gets the route 169.254.76.1/32", "the pod reaches the guest from 169.254.76.1"}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.0/24", "the guest gets the route 169.254.76.1/32", "the pod reaches the guest from 169.254.76.1", no4}},
 		{"IPv6 alone, with a router of a global address", eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fd07::1"}), nil,
 			[]string{card, joins, "the guest gets fd07::5, router fe80::ff:fe00:1, on the link fd07::/64", both}},
 		{"both, with a router of a link-local address", eth0([]string{"10.7.0.5/24", "fd07::5/128"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"::/0", "fe80::1"}, [2]string{"fd08::/48", "fe80::1"}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, router fe80::1, routes fd08::/48", both}},
 		{"IPv6 on this interface alone", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.IPv6 = false },
-			[]string{card, joins, "the guest gets 10.7.0.5/24", own, "the guest gets fd07::5, on the link fd07::/64", reaches}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24", own, "the guest gets fd07::5, on the link fd07::/64", reaches, no4, no6}},
 		{"IPv6 alone, on this interface alone, and Docker's resolver", eth0([]string{"fd07::5/64"}), func(in *Input) { in.Pod.IPv6, in.Pod.Resolver.Servers = false, servers("127.0.0.11", "::1") },
-			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64", reaches}},
+			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64", reaches,
+				"warning: the guest cannot ask the DNS servers on the pod's loopback: it has IPv6 alone, which is off for interfaces that are made here, so that vmentry cannot forward (docker run --sysctl net.ipv6.conf.default.disable_ipv6=0)", no6}},
 		{"routes to all link-local addresses, and to some", eth0([]string{"10.7.0.5/24"}, [2]string{"169.254.0.0/16", ""}, [2]string{"169.254.75.1/32", ""}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.0.0/16", "the guest gets the route 169.254.75.1/32",
-				"the guest gets the route 169.254.76.1/32", "the pod reaches the guest from 169.254.76.1"}},
+				"the guest gets the route 169.254.76.1/32", "the pod reaches the guest from 169.254.76.1", no4}},
 		{"an IPv4 route of a smaller MTU than IPv6's least", func() Link {
 			l := eth0([]string{"10.7.0.5/24", "fd07::5/64"}, [2]string{"0.0.0.0/0", "10.7.0.1"})
 			l.Routes[len(l.Routes)-1].MTU = 1200
 			return l
 		}(), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, on the link fd07::/64", both}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, on the link fd07::/64", both, no6}},
 		{"an IPv6 router that is silent, and a route through it", func() Link {
 			l := eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fd07::1"}, [2]string{"fd08::/48", "fd07::1"})
 			l.Gateways = nil
@@ -102,15 +105,15 @@ func TestBridgePlan(t *testing.T) {
 			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64", both,
 				"warning: eth0 has an IPv6 default route without a router, which a router advertisement cannot say: the guest gets none"}},
 		{"a resolver on this link, and one on another", eth0([]string{"fd07::5/64"}), func(in *Input) { in.Pod.Resolver.Servers = servers("fe80::53%eth0", "fe80::53%net1") },
-			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64, DNS fe80::53", both}},
+			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64, DNS fe80::53", both, no6}},
 		{"more than a tap carries", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.Pod.Links[0].MTU = 65535 },
-			[]string{card, "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 65521, queues 1)", "the guest gets 10.7.0.5/24", own, reaches}},
+			[]string{card, "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 65521, queues 1)", "the guest gets 10.7.0.5/24", own, reaches, no4}},
 		{"down", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.Pod.Links[0].Up = false },
 			[]string{card, joins, "the guest gets 10.7.0.5/24", own, reaches,
 				"warning: eth0 is down: what routes it has when it is up is not known, and the guest is not told them"}},
 		{"too small for IPv6", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.Links[0].MTU = 576 },
 			[]string{card, "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 576, queues 1)", "the guest gets 10.7.0.5/24", own, reaches,
-				"warning: eth0 carries frames of 576 bytes, too few for IPv6 (1280): the guest gets no IPv6"}},
+				"warning: eth0 carries frames of 576 bytes, too few for IPv6 (1280): the guest gets no IPv6", no4}},
 		{"an address that another host has", Link{Name: "eth0", MAC: podMAC, MTU: 1500, Up: true, Addresses: []Address{{Prefix: netip.MustParsePrefix("fd07::5/64"), Unusable: true}}}, nil,
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", "warning: eth0 has no address: the guest gets the wire and nothing else, as with VM_DHCP=false"}},
 		{"a temporary address beside one that lasts", func() Link {
@@ -118,14 +121,14 @@ func TestBridgePlan(t *testing.T) {
 			l.Addresses[0].Temporary, l.Routes = true, l.Routes[1:]
 			return l
 		}(), nil,
-			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64", both}},
+			[]string{card, joins, "the guest gets fd07::5, on the link fd07::/64", both, no6}},
 		{"no address", eth0(nil), nil,
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", "warning: eth0 has no address: the guest gets the wire and nothing else, as with VM_DHCP=false"}},
 		{"VM_DHCP=false", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.DHCP = false },
 			[]string{card, joins, "nothing is said to the guest: layer 2 alone", reaches}},
 		{"two addresses", eth0([]string{"10.7.0.5/24", "10.9.0.5/16"}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 10.9.0.0/16", own, reaches,
-				"warning: eth0 has a second address, 10.9.0.5/16: DHCP carries one (10.7.0.5/24). Guests with cloud-init are told both, others need files of their own"}},
+				"warning: eth0 has a second address, 10.9.0.5/16: DHCP carries one (10.7.0.5/24). Guests with cloud-init are told both, others need files of their own", no4}},
 		{"Docker's resolver", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("127.0.0.11") },
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.75.1", "the guest gets the route 169.254.75.1/32",
 				"vmentry forwards DNS from 169.254.75.1 to 127.0.0.11", reaches}},
@@ -134,9 +137,15 @@ func TestBridgePlan(t *testing.T) {
 		{"a MAC of the user's, several CPUs, vhost-net", eth0([]string{"10.7.0.5/24"}), func(in *Input) {
 			in.MAC, in.CPUs, in.Pod.Vhost = net.HardwareAddr{2, 1, 1, 1, 1, 1}, 64, true
 		}, []string{"bridge: one virtio card, 02:01:01:01:01:01", "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 1500, queues 8, vhost-net)", "the guest gets 10.7.0.5/24", own, reaches,
-			"warning: VM_MAC=02:01:01:01:01:01 is not the MAC that the cluster gave eth0 (02:00:00:00:00:05): networks that check it (Cilium, Calico, clouds) drop the guest's frames"}},
+			"warning: VM_MAC=02:01:01:01:01:01 is not the MAC that the cluster gave eth0 (02:00:00:00:00:05): networks that check it (Cilium, Calico, clouds) drop the guest's frames", no4}},
+		{"the way out is by an interface that the guest does not get", eth0([]string{"10.7.0.5/24"}), func(in *Input) {
+			net1 := eth0([]string{"10.9.0.5/24"}, [2]string{"0.0.0.0/0", "10.9.0.1"})
+			net1.Name = "net1"
+			in.Pod.Links, in.Interfaces = append(in.Pod.Links, net1), []string{"eth0"}
+		}, []string{card, joins, "the guest gets 10.7.0.5/24", own, reaches,
+			"warning: the pod's default route of IPv4 leads out by net1, where the guest may not go: add it to VM_INTERFACES"}},
 		{"after a crash", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.Pod.Links[0].Bridge = "vm-br0" },
-			[]string{"what an earlier start has made of the pod's network is undone first", card, joins, "the guest gets 10.7.0.5/24", own, reaches}},
+			[]string{"what an earlier start has made of the pod's network is undone first", card, joins, "the guest gets 10.7.0.5/24", own, reaches, no4}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package network
 import (
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // Lease is what the guest is told of its network: exactly what the pod had.
@@ -108,6 +109,24 @@ func (in Input) best(l Link, r Route) bool {
 		}
 	}
 	return true
+}
+
+// warnDefaultRoute warns where a guest that goes out by uplinks cannot go everywhere.
+func (p *Plan) warnDefaultRoute(pod Pod, uplinks []string, is4 bool) {
+	family := map[bool]string{true: "IPv4", false: "IPv6"}[is4]
+	var best *Route
+	out := ""
+	for _, l := range pod.Links {
+		if r := l.defaultRoute(is4); r != nil && (best == nil || r.Metric < best.Metric) {
+			best, out = r, l.Name
+		}
+	}
+	switch {
+	case best == nil:
+		p.warn("the pod has no default route of %s: the guest goes no further than the pod does", family)
+	case !slices.Contains(uplinks, out):
+		p.warn("the pod's default route of %s leads out by %s, where the guest may not go: add it to VM_INTERFACES", family, out)
+	}
 }
 
 func (p *Plan) lease6(in Input, l Link, addresses []Address) *Lease6 {

@@ -18,7 +18,7 @@ type NATPlan struct {
 	AllPorts  bool           // every TCP and UDP port leads to the guest, but OwnPorts; else those of Forwards
 	OwnPorts  []uint16       `json:",omitempty"` // TCP ports of the pod's addresses that stay vmentry's
 	Forwards  []Forward      `json:",omitempty"`
-	Resolvers []netip.Addr   `json:",omitempty"` // DNS servers on the pod's loopback, which stay the pod's
+	Resolvers []netip.Addr   `json:",omitempty"` // DNS servers in the pod, on its loopback or at its own addresses, which stay the pod's
 }
 
 // privateNetworks are those that the guest may get, the first that is free: the one that user mode always has, one of each other
@@ -101,7 +101,7 @@ func (p *Plan) privateBridge(in Input, links []Link) (BridgePlan, error) {
 	}
 	if has4 {
 		lease.V4.Router = b.Reach.V4
-		p.warnDefaultRoute(in.Pod, true)
+		p.warnDefaultRoute(in.Pod, p.NAT.Uplinks, true)
 	}
 	switch {
 	case !has6:
@@ -111,7 +111,7 @@ func (p *Plan) privateBridge(in Input, links []Link) (BridgePlan, error) {
 		p.warn("%s carries packets of %d bytes, too few for IPv6 (%d): the guest gets no IPv6", strings.Join(p.NAT.Uplinks, ", "), b.MTU, minimumMTU6)
 	default:
 		lease.V6 = p.addIPv6(in.Identity, &b)
-		p.warnDefaultRoute(in.Pod, false)
+		p.warnDefaultRoute(in.Pod, p.NAT.Uplinks, false)
 	}
 	b.Reach.Guest = append(b.Reach.Guest, lease.V4.Address.Addr())
 	servers := p.NAT.nameServers(in.Pod, &lease)
@@ -191,24 +191,6 @@ func addressed(links []Link, is4 bool) bool {
 	return slices.ContainsFunc(links, func(l Link) bool { return len(l.addresses(is4)) > 0 })
 }
 
-// warnDefaultRoute warns where the guest cannot go everywhere.
-func (p *Plan) warnDefaultRoute(pod Pod, is4 bool) {
-	family := map[bool]string{true: "IPv4", false: "IPv6"}[is4]
-	var best *Route
-	out := ""
-	for _, l := range pod.Links {
-		if r := l.defaultRoute(is4); r != nil && (best == nil || r.Metric < best.Metric) {
-			best, out = r, l.Name
-		}
-	}
-	switch {
-	case best == nil:
-		p.warn("the pod has no default route of %s: the guest goes no further than the pod", family)
-	case !slices.Contains(p.NAT.Uplinks, out):
-		p.warn("the pod's default route of %s leads out by %s, where the guest may not go: add it to VM_INTERFACES", family, out)
-	}
-}
-
 // addIPv6 gives the guest a network of IPv6, with the bridge's link-local address as its router.
 func (p *Plan) addIPv6(identity string, b *BridgePlan) *Lease6 {
 	network := localNetwork(identity)
@@ -233,7 +215,12 @@ func (n *NATPlan) nameServers(pod Pod, lease *Lease) (others []netip.Addr) {
 		case s.IsLoopback():
 			n.Resolvers = append(n.Resolvers, s)
 			others = append(others, s)
-		case s.IsLinkLocalUnicast() || pod.has(s):
+		case pod.has(s):
+			if n.AllPorts { // else it is the pod's, unless HOSTFWD says otherwise
+				n.Resolvers = append(n.Resolvers, s)
+			}
+			others = append(others, s)
+		case s.IsLinkLocalUnicast():
 			others = append(others, s)
 		case s.Is4() && lease.V4.Router.IsValid():
 			lease.V4.DNS = append(lease.V4.DNS, s)
@@ -346,6 +333,11 @@ func (n *NATPlan) lines() []string {
 		line := "every TCP and UDP port of " + strings.Join(n.Uplinks, ", ") + " leads to the guest"
 		for _, p := range n.OwnPorts {
 			line += fmt.Sprintf(", but TCP %d", p)
+		}
+		for _, s := range n.Resolvers {
+			if !s.IsLoopback() {
+				line += fmt.Sprintf(", but port 53 of %s, the pod's own DNS server", s)
+			}
 		}
 		lines = append(lines, line)
 	} else {

@@ -100,13 +100,26 @@ func expect(t *testing.T, from space, address, want string) {
 	}
 }
 
+// resolvConf is a resolv.conf with one server.
+func resolvConf(t *testing.T, server string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(path, []byte("nameserver "+server+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 const gateway4, guest4 = "10.0.2.2", "10.0.2.15"
 
 // TestNATEveryPort: whoever speaks to the pod speaks to the guest, and the guest speaks to all as the pod.
 func TestNATEveryPort(t *testing.T) {
 	p := newNATPod(t, 1500, true)
 	p.pod.echo(t, "pod", ":8080")
-	a := p.pod.apply(t, natOrder(func(in *Input) { in.AllPorts, in.OwnPorts = true, []uint16{8080} }))
+	p.pod.echo(t, "pod", pod4+":53")
+	o := natOrder(func(in *Input) { in.AllPorts, in.OwnPorts = true, []uint16{8080} })
+	o.ResolvConf = resolvConf(t, pod4)
+	a := p.pod.apply(t, o)
 	p.join(t, a.Plan)
 	v6 := a.Plan.Bridges[0].Reach
 	guest6 := v6.Guest[0].String()
@@ -132,6 +145,10 @@ func TestNATEveryPort(t *testing.T) {
 	expect(t, p.pod, far4+":9", "peer "+pod4)
 	expect(t, p.pod, in6(far6, 9), "peer "+pod6)
 
+	// the pod's own DNS server stays where it is
+	expect(t, p.pod, pod4+":53", "pod "+pod4)
+	expect(t, p.peer, pod4+":53", "pod "+peer4)
+
 	// vmentry's own port is TCP alone
 	for _, from := range []space{p.peer, p.pod} {
 		if got := from.ask(t, "tcp", pod4+":8080"); !strings.HasPrefix(got, "pod ") {
@@ -150,12 +167,8 @@ func TestNATGuard(t *testing.T) {
 	p.pod.echo(t, "pod", ":8080")
 	p.pod.echo(t, "pod", fmt.Sprint(":", DNSPort))
 	p.pod.echo(t, "pod", "127.0.0.1:53")
-	resolv := filepath.Join(t.TempDir(), "resolv.conf")
-	if err := os.WriteFile(resolv, []byte("nameserver 127.0.0.1\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	o := natOrder(nil)
-	o.ResolvConf = resolv
+	o.ResolvConf = resolvConf(t, "127.0.0.1")
 	a := p.pod.apply(t, o)
 	p.join(t, a.Plan)
 	reach := a.Plan.Bridges[0].Reach

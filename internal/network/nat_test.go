@@ -140,7 +140,7 @@ func TestNATNameServers(t *testing.T) {
 		{"the cluster's", "10.96.0.10", false, true, servers("10.96.0.10"), nil, "", nil},
 		{"Docker's own", "127.0.0.11", false, true, servers("10.0.2.2"), nil, "10.0.2.2", servers("127.0.0.11")},
 		{"the node's cache", "169.254.20.10", false, true, servers("10.0.2.2"), nil, "10.0.2.2", nil},
-		{"in the pod", "10.244.1.7 10.96.0.10", false, true, servers("10.0.2.2", "10.96.0.10"), nil, "10.0.2.2", nil},
+		{"in the pod", "10.244.1.7 10.96.0.10", false, true, servers("10.0.2.2", "10.96.0.10"), nil, "10.0.2.2", servers("10.244.1.7")},
 		{"of the family that the guest has not", "2001:db8::53", false, true, servers("10.0.2.2"), nil, "10.0.2.2", nil},
 		{"of both families", "2001:db8::53 10.96.0.10", true, true, servers("10.96.0.10"), servers("2001:db8::53"), "", nil},
 		{"none", "", false, true, nil, nil, "", nil},
@@ -163,6 +163,11 @@ func TestNATNameServers(t *testing.T) {
 			}
 			if at != tt.forwarder {
 				t.Errorf("DNS is forwarded at %q, want %q", at, tt.forwarder)
+			}
+			for _, s := range plan.NAT.Resolvers {
+				if said := strings.Join(plan.Lines(), "\n"); !s.IsLoopback() && !strings.Contains(said, "but port 53 of "+s.String()) {
+					t.Errorf("that %s keeps its port is not said:\n%s", s, said)
+				}
 			}
 			if b.DNS != nil && len(b.DNS.Servers) == 0 {
 				t.Error("DNS is forwarded to nobody")
