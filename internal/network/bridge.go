@@ -267,6 +267,20 @@ func (b BridgePlan) lines(n NIC) []string {
 	if b.Reach.V4.IsValid() {
 		lines = append(lines, "the pod reaches the guest from "+b.Reach.V4.String()+list(", ", some(b.Reach.V6)))
 	}
+	for _, o := range b.Outward {
+		lines = append(lines, fmt.Sprintf("the pod's own connections leave as %s, through %s", o.As, o.Gateway.IP))
+	}
+	return append(lines, b.Lasting.lines(b.Uplink)...)
+}
+
+func (l Lasting) lines(uplink string) []string {
+	var lines []string
+	for _, a := range l.Addresses {
+		lines = append(lines, fmt.Sprintf("%s's address %s, which would run out, becomes permanent", uplink, a.Prefix))
+	}
+	for _, r := range l.Routes {
+		lines = append(lines, fmt.Sprintf("%s's route to %s, which would run out, becomes permanent", uplink, r.Dst))
+	}
 	return lines
 }
 

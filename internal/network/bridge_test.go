@@ -51,6 +51,7 @@ func TestBridgePlan(t *testing.T) {
 		reaches = "the pod reaches the guest from 169.254.75.1"
 		own     = "the guest gets the route 169.254.75.1/32"
 		both    = reaches + ", fe80::fc62:77ff:fe3f:8be9"
+		out4    = "the pod's own connections leave as 10.7.0.5, through 10.7.0.1"
 		no4     = "warning: the pod has no default route of IPv4: the guest goes no further than the pod does"
 		no6     = "warning: the pod has no default route of IPv6: the guest goes no further than the pod does"
 	)
@@ -62,23 +63,23 @@ func TestBridgePlan(t *testing.T) {
 		want []string
 	}{
 		{"a /24 with a second network behind a router", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"10.8.0.0/16", "10.7.0.254"}), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets the route 10.8.0.0/16 via 10.7.0.254", reaches}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets the route 10.8.0.0/16 via 10.7.0.254", reaches, out4}},
 		{"a /32 with a router outside of it", eth0([]string{"192.168.77.9/32"}, [2]string{"0.0.0.0/0", "169.254.1.1"}, [2]string{"169.254.1.1/32", ""}), nil,
-			[]string{card, joins, "the guest gets 192.168.77.9/32, router 169.254.1.1", "the guest gets the route 169.254.1.1/32", reaches}},
+			[]string{card, joins, "the guest gets 192.168.77.9/32, router 169.254.1.1", "the guest gets the route 169.254.1.1/32", reaches, "the pod's own connections leave as 192.168.77.9, through 169.254.1.1"}},
 		{"a /24 whose other hosts are behind the router", func() Link {
 			l := eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"10.7.0.0/24", "10.7.0.1"}, [2]string{"10.7.0.1/32", ""})
 			l.Routes = l.Routes[1:]
 			return l
 		}(), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/32, router 10.7.0.1", "the guest gets the route 10.7.0.0/24 via 10.7.0.1", "the guest gets the route 10.7.0.1/32", reaches}},
+			[]string{card, joins, "the guest gets 10.7.0.5/32, router 10.7.0.1", "the guest gets the route 10.7.0.0/24 via 10.7.0.1", "the guest gets the route 10.7.0.1/32", reaches, out4}},
 		{"no default route", eth0([]string{"10.7.0.5/24"}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.1/32", reaches, no4}},
 		{"vmentry's usual address is taken", eth0([]string{"10.7.0.5/24"}, [2]string{"169.254.75.0/24", ""}), nil,
 			[]string{card, joins, "the guest gets 10.7.0.5/24", "the guest gets the route 169.254.75.0/24", "the guest gets the route 169.254.76.1/32", "the pod reaches the guest from 169.254.76.1", no4}},
 		{"IPv6 alone, with a router of a global address", eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fd07::1"}), nil,
-			[]string{card, joins, "the guest gets fd07::5, router fe80::ff:fe00:1, on the link fd07::/64", both}},
+			[]string{card, joins, "the guest gets fd07::5, router fe80::ff:fe00:1, on the link fd07::/64", both, "the pod's own connections leave as fd07::5, through fe80::ff:fe00:1"}},
 		{"both, with a router of a link-local address", eth0([]string{"10.7.0.5/24", "fd07::5/128"}, [2]string{"0.0.0.0/0", "10.7.0.1"}, [2]string{"::/0", "fe80::1"}, [2]string{"fd08::/48", "fe80::1"}), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, router fe80::1, routes fd08::/48", both}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, router fe80::1, routes fd08::/48", both, out4, "the pod's own connections leave as fd07::5, through fe80::1"}},
 		{"IPv6 on this interface alone", eth0([]string{"10.7.0.5/24", "fd07::5/64"}), func(in *Input) { in.Pod.IPv6 = false },
 			[]string{card, joins, "the guest gets 10.7.0.5/24", own, "the guest gets fd07::5, on the link fd07::/64", reaches, no4, no6}},
 		{"IPv6 alone, on this interface alone, and Docker's resolver", eth0([]string{"fd07::5/64"}), func(in *Input) { in.Pod.IPv6, in.Pod.Resolver.Servers = false, servers("127.0.0.11", "::1") },
@@ -92,7 +93,7 @@ func TestBridgePlan(t *testing.T) {
 			l.Routes[len(l.Routes)-1].MTU = 1200
 			return l
 		}(), nil,
-			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, on the link fd07::/64", both, no6}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1", "the guest gets fd07::5, on the link fd07::/64", both, out4, no6}},
 		{"an IPv6 router that is silent, and a route through it", func() Link {
 			l := eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fd07::1"}, [2]string{"fd08::/48", "fd07::1"})
 			l.Gateways = nil
@@ -131,9 +132,9 @@ func TestBridgePlan(t *testing.T) {
 				"warning: eth0 has a second address, 10.9.0.5/16: DHCP carries one (10.7.0.5/24). Guests with cloud-init are told both, others need files of their own", no4}},
 		{"Docker's resolver", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("127.0.0.11") },
 			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.75.1", "the guest gets the route 169.254.75.1/32",
-				"vmentry forwards DNS from 169.254.75.1 to 127.0.0.11", reaches}},
+				"vmentry forwards DNS from 169.254.75.1 to 127.0.0.11", reaches, out4}},
 		{"the node's resolver at a link-local address", eth0([]string{"10.7.0.5/24"}, [2]string{"0.0.0.0/0", "10.7.0.1"}), func(in *Input) { in.Pod.Resolver.Servers = servers("169.254.20.10", "fd00::53") },
-			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.20.10", "the guest gets the route 169.254.20.10/32 via 10.7.0.1", reaches}},
+			[]string{card, joins, "the guest gets 10.7.0.5/24, router 10.7.0.1, DNS 169.254.20.10", "the guest gets the route 169.254.20.10/32 via 10.7.0.1", reaches, out4}},
 		{"a MAC of the user's, several CPUs, vhost-net", eth0([]string{"10.7.0.5/24"}), func(in *Input) {
 			in.MAC, in.CPUs, in.Pod.Vhost = net.HardwareAddr{2, 1, 1, 1, 1, 1}, 64, true
 		}, []string{"bridge: one virtio card, 02:01:01:01:01:01", "bridge vm-br0 joins eth0, which keeps its name, MAC and addresses, and the guest's vm-tap0 (MTU 1500, queues 8, vhost-net)", "the guest gets 10.7.0.5/24", own, reaches,
@@ -144,6 +145,13 @@ func TestBridgePlan(t *testing.T) {
 			in.Pod.Links, in.Interfaces = append(in.Pod.Links, net1), []string{"eth0"}
 		}, []string{card, joins, "the guest gets 10.7.0.5/24", own, reaches,
 			"warning: the pod's default route of IPv4 leads out by net1, where the guest may not go: add it to VM_INTERFACES"}},
+		{"what was learned from a router advertisement", func() Link {
+			l := eth0([]string{"fd07::5/64"}, [2]string{"::/0", "fe80::1"})
+			l.Addresses[0].Expires, l.Routes[1].Advertised = true, true
+			return l
+		}(), nil,
+			[]string{card, joins, "the guest gets fd07::5, router fe80::1, on the link fd07::/64", both, "the pod's own connections leave as fd07::5, through fe80::1",
+				"eth0's address fd07::5/64, which would run out, becomes permanent", "eth0's route to ::/0, which would run out, becomes permanent"}},
 		{"after a crash", eth0([]string{"10.7.0.5/24"}), func(in *Input) { in.Pod.Links[0].Bridge = "vm-br0" },
 			[]string{"what an earlier start has made of the pod's network is undone first", card, joins, "the guest gets 10.7.0.5/24", own, reaches, no4}},
 	}
