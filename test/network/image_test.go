@@ -4,14 +4,14 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"syscall"
 	"testing"
 
 	"github.com/vmentry/vmentry/test/pod"
 )
 
-// TestImageInBridgeMode: an image comes over the pod's network, also in a restart, when the guest of last time still has the pod's addresses.
+// TestImageInBridgeMode: an image comes over the pod's network, also in a restart with nothing but the pod's network left, in which the guest of
+// last time still has the pod's addresses. Then they are the guest's.
 func TestImageInBridgeMode(t *testing.T) {
 	t.Parallel()
 	p := pod.New(t, pod.Named(t, "flannel"))
@@ -35,13 +35,15 @@ func TestImageInBridgeMode(t *testing.T) {
 	for range 2 {
 		v := c.start(t)
 		v.Stderr.Await(t, "QEMU started")
+		if own := p.Space.Run(t, "ip", "route", "show", "table", "local", "dev", "eth0", "type", "local"); own != "" {
+			t.Errorf("the pod keeps the guest's address:\n%s", own)
+		}
 		v.Signal(t, syscall.SIGKILL)
 		v.Exit(t)
-		for _, dir := range []string{"images", "disk"} {
-			if err := os.RemoveAll(filepath.Join(c.data, dir)); err != nil {
-				t.Fatal(err)
-			}
+		if err := os.RemoveAll(c.data); err != nil {
+			t.Fatal(err)
 		}
+		c.forgetRun(t)
 	}
 	if fetched != 2 {
 		t.Errorf("the image was fetched %d times", fetched)
