@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -116,6 +117,27 @@ func TestRecogniseByContent(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzRecognise: what is taken for an image as it is begins as one, and what comes as a stream is taken for the same.
+func FuzzRecognise(f *testing.F) {
+	for _, s := range append(signatures, tails...) {
+		f.Add(append(make([]byte, s.offset), s.bytes...))
+	}
+	f.Add([]byte("QFI\xfb\x00\x00\x00\x01"))
+	f.Add(append(make([]byte, 16*isoSector), "\x01CD001"...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		format, err := Recognise(bytes.NewReader(b), int64(len(b)))
+		if err != nil || format == "" {
+			t.Fatalf("%q, %v", format, err)
+		}
+		if format == QCOW2 && !bytes.HasPrefix(b, []byte(qcow2Magic)) {
+			t.Errorf("%q is taken for qcow2", b[:min(len(b), 8)])
+		}
+		if stream := recognise(b[:min(len(b), headBytes)]); stream != format && (stream != Raw || recogniseTail(b[max(0, len(b)-tailBytes):]) != format) {
+			t.Errorf("as a stream it is %q, and as a file %q", stream, format)
+		}
+	})
 }
 
 func made(format string, options ...string) func(*testing.T, string) {
