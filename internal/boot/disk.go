@@ -172,12 +172,13 @@ func (p Plan) applyDisk(ctx context.Context, lock *disk.Lock, log *slog.Logger) 
 	for _, s := range p.Disk.Steps {
 		log.Info("disk: " + s.Text)
 	}
-	err := p.Disk.Apply(ctx, lock, disk.Reports{
+	reports := disk.Reports{
 		Note:     func(text string) { log.Warn("disk: " + text) },
 		Progress: logProgress(log, "disk: "),
-	})
+	}
+	err := p.Disk.Apply(ctx, lock, reports)
 	if err == nil {
-		err = p.applyMore(ctx, lock, log)
+		err = p.applyMore(ctx, lock, reports, log)
 	}
 	if err == nil {
 		err = rememberIdentity(p.Config.DataDir, p.Identity)

@@ -116,9 +116,9 @@ func (p Plan) lockMore(ctx context.Context) (files []*os.File, unlock func(), er
 }
 
 // applyMore prepares the disks of VM_DISKS in the data directory, which is locked.
-func (p Plan) applyMore(ctx context.Context, lock *disk.Lock, log *slog.Logger) error {
+func (p Plan) applyMore(ctx context.Context, lock *disk.Lock, reports disk.Reports, log *slog.Logger) error {
 	for _, s := range p.More.Steps {
 		log.Info("disk: " + s.Text)
 	}
-	return diskFailure(p.More.Apply(ctx, lock))
+	return diskFailure(p.More.Apply(ctx, lock, reports))
 }

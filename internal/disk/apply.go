@@ -17,19 +17,23 @@ type Reports struct {
 	Progress func(what string, fraction float64)
 }
 
-// Apply brings about what the plan says. It needs the lock of the plan's data directory, and looks again under it: between
-// the plan and the lock another vmentry may have been at work. What is done already is not done again, so Apply can be
-// repeated, and goes on where one that was cut off ended. When ctx ends, helpers are ended, what is half made is removed, and
-// the error wraps the context's cause; every other error is an *Error.
-func (p Plan) Apply(ctx context.Context, lock *Lock, reports Reports) error {
-	a := applier{step: func(string) {}, note: reports.Note, progress: reports.Progress, now: time.Now}
+func (r Reports) applier() applier {
+	a := applier{step: func(string) {}, note: r.Note, progress: r.Progress, now: time.Now}
 	if a.note == nil {
 		a.note = func(string) {}
 	}
 	if a.progress == nil {
 		a.progress = func(string, float64) {}
 	}
-	return a.apply(ctx, p, lock)
+	return a
+}
+
+// Apply brings about what the plan says. It needs the lock of the plan's data directory, and looks again under it: between
+// the plan and the lock another vmentry may have been at work. What is done already is not done again, so Apply can be
+// repeated, and goes on where one that was cut off ended. When ctx ends, helpers are ended, what is half made is removed, and
+// the error wraps the context's cause; every other error is an *Error.
+func (p Plan) Apply(ctx context.Context, lock *Lock, reports Reports) error {
+	return reports.applier().apply(ctx, p, lock)
 }
 
 // applier does the steps of a plan.
@@ -103,9 +107,9 @@ func (a applier) do(ctx context.Context, p Plan, f Facts, s Step, lock *Lock) er
 	case ActionFormat:
 		return a.remember(p)
 	case ActionRebase:
-		return changing(f, lock, func() error { return a.rebase(ctx, p, lock) })
+		return changing(f.Unclean, lock, func() error { return a.rebase(ctx, p, lock) })
 	case ActionGrow:
-		if err := changing(f, lock, func() error { return a.grow(ctx, p, lock) }); err != nil || !p.does(ActionCheck) {
+		if err := changing(f.Unclean, lock, func() error { return a.grow(ctx, p, lock) }); err != nil || !p.does(ActionCheck) {
 			return err
 		}
 		// A cluster that was taken behind the end of the file is not seen by a check until the file has grown beyond it.
@@ -153,8 +157,8 @@ func (a applier) verify(ctx context.Context, p Plan, recorded Record) (digest st
 
 // changing does something to a disk that is in use: if it is cut off, the next start has to check the disk as after a QEMU that
 // was killed.
-func changing(f Facts, lock *Lock, do func() error) error {
-	if f.Unclean {
+func changing(unclean bool, lock *Lock, do func() error) error {
+	if unclean {
 		return do()
 	}
 	if err := lock.SetRunning(true); err != nil {

@@ -68,7 +68,12 @@ type MoreDisk struct {
 	// Cache and AIO are as in [Plan].
 	Cache string `json:"cache"`
 	AIO   string `json:"aio"`
+
+	dirty bool // the header says that the reference counts are not to be trusted
 }
+
+// checkable says that it can be looked through for what an end that was not clean has left: a qcow2 file that the guest writes.
+func (d MoreDisk) checkable() bool { return d.Format == FormatQCOW2 && !d.ReadOnly }
 
 // lockable says that the disk needs a lock of its own: what is in the data directory has that directory's.
 func (d MoreDisk) lockable() bool { return !d.Made }

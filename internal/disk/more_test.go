@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +26,7 @@ func applyMore(ctx context.Context, in MoreInput, step func(string)) (MorePlan, 
 	if err != nil {
 		return MorePlan{}, err
 	}
-	return p, moreApplier{step: step}.apply(ctx, p, lock)
+	return p, moreApplier{applier{step: step, note: func(string) {}}}.apply(ctx, p, lock)
 }
 
 func morePlanOf(in MoreInput) (MorePlan, error) {
@@ -87,6 +88,49 @@ func TestMadeDisks(t *testing.T) {
 	}
 	guestReads(t, a.Path, 0xaa, 4<<20, 1<<20)
 	run(t, "qemu-img", "check", "-q", a.Path)
+}
+
+// TestMoreAfterAnUncleanEnd: what a killed QEMU leaves in a disk is given back, and damage is left to people. Raw disks, and those that are only
+// read, have nothing of the kind.
+func TestMoreAfterAnUncleanEnd(t *testing.T) {
+	dir := t.TempDir()
+	given, only := filepath.Join(dir, "given"), filepath.Join(dir, "only")
+	for _, path := range []string{given, only} {
+		run(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "4M")
+	}
+	in := MoreInput{DataDir: filepath.Join(dir, "data"), Disks: []More{{Name: "a", Size: 16 << 20, Entry: "a=16M"}, {Name: "g", Path: given, Entry: "g=given"},
+		{Name: "o", Path: only, ReadOnly: true}, {Name: "r", Path: write(t, filepath.Join(dir, "raw"), pattern(1<<20, 1))}}}
+	p, _ := mustApplyMore(t, in)
+	made := p.Disks[0].Path
+	damaged := func(damage func(*testing.T, string)) {
+		for _, path := range []string{made, given} {
+			guestWrites(t, path, 0xaa, 1<<20, 1<<20)
+			damage(t, path)
+		}
+	}
+	damaged(leak)
+	if _, steps := mustApplyMore(t, in); steps != "" {
+		t.Errorf("after a clean end: %s", steps)
+	}
+	leftUnclean(t, in.DataDir)
+	in.Beside = true // of a VM that runs
+	if p, err := morePlanOf(in); err != nil || len(p.Steps) > 0 {
+		t.Errorf("beside a running VM: %v, %v", p.Steps, err)
+	}
+	in.Beside, in.Disks[0].Size = false, 600<<30
+	if _, steps := mustApplyMore(t, in); steps != "check grow check" {
+		t.Errorf("after an end that was not clean: %s", steps)
+	}
+	for _, path := range []string{made, given} {
+		run(t, "qemu-img", "check", "-q", path)
+		guestReads(t, path, 0xaa, 1<<20, 1<<20)
+	}
+	damaged(func(t *testing.T, path string) { setRefcount(t, path, 0, 0) })
+	_, err := applyMore(t.Context(), in, func(string) {})
+	checkError(t, err, KindIO, "cannot use the guest's disk "+made+": its last end was not clean, and qemu-img check finds 1 corruptions")
+	run(t, "qemu-img", "check", "-q", "-r", "all", made)
+	_, err = applyMore(t.Context(), in, func(string) {})
+	checkError(t, err, KindIO, "cannot use the guest's disk "+given)
 }
 
 // TestMadeDiskThatIsNone: what stands where a made disk should be is read as qcow2, and nothing else.
@@ -365,7 +409,7 @@ func TestMoreKilledAtEveryStep(t *testing.T) {
 		}
 		mustApplyMore(t, in)
 		p, err := morePlanOf(in)
-		if err != nil || len(p.Steps) > 0 {
+		if err != nil || slices.ContainsFunc(p.Steps, func(s MoreStep) bool { return s.Action != ActionCheck }) { // it is checked until a QEMU has ended well
 			t.Errorf("killed at %d: left to do: %v, %v", kill, p.Steps, err)
 		}
 		checkNames(t, filepath.Join(in.DataDir, "disks"), "new.qcow2", "old.qcow2", "raw.json")

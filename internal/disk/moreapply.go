@@ -12,14 +12,12 @@ import (
 
 // Apply brings about what the plan says. It needs the lock of the data directory, looks again under it, and may be repeated, as
 // [Plan.Apply].
-func (p MorePlan) Apply(ctx context.Context, lock *Lock) error {
-	return moreApplier{step: func(string) {}}.apply(ctx, p, lock)
+func (p MorePlan) Apply(ctx context.Context, lock *Lock, reports Reports) error {
+	return moreApplier{reports.applier()}.apply(ctx, p, lock)
 }
 
 // moreApplier does the steps of a plan.
-type moreApplier struct {
-	step func(done string) // called after every change to the disk, by name; tests end the process in it
-}
+type moreApplier struct{ applier }
 
 func (a moreApplier) apply(ctx context.Context, p MorePlan, lock *Lock) error {
 	if len(p.Input.Disks) == 0 && len(p.Steps) == 0 {
@@ -45,21 +43,31 @@ func (a moreApplier) apply(ctx context.Context, p MorePlan, lock *Lock) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("cannot prepare the disks: %w", context.Cause(ctx))
 		}
-		if err := a.do(ctx, fresh, s, lock); err != nil {
+		if err := a.do(ctx, fresh, facts, s, lock); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a moreApplier) do(ctx context.Context, p MorePlan, s MoreStep, lock *Lock) error {
+func (a moreApplier) do(ctx context.Context, p MorePlan, f MoreFacts, s MoreStep, lock *Lock) error {
+	check := func(dirty bool) error {
+		asMain := Plan{Path: p.Disks[s.Disk].Path, Input: Input{QEMUImg: p.Input.QEMUImg, Confine: p.Input.Confine}}
+		return a.check(ctx, asMain, lock, dirty)
+	}
 	switch s.Action {
 	case ActionClean:
-		return applier{step: a.step}.clean(s.Paths)
+		return a.clean(s.Paths)
+	case ActionCheck:
+		return check(p.Disks[s.Disk].dirty)
 	case ActionCreate:
 		return a.create(ctx, p, p.Disks[s.Disk], lock)
 	case ActionGrow:
-		return a.grow(ctx, p, p.Disks[s.Disk], lock)
+		err := changing(f.Unclean, lock, func() error { return a.grow(ctx, p, p.Disks[s.Disk], lock) })
+		if err == nil && p.checks(s.Disk) { // see [applier.do]
+			err = check(false)
+		}
+		return err
 	case ActionRecord:
 		return a.record(p, p.Disks[s.Disk])
 	}

@@ -25,6 +25,8 @@ type MoreFacts struct {
 	Found []foundDisk
 	// Taken are those of the input's that exist.
 	Taken []takenFile
+	// Unclean says that the last QEMU on this directory has not been seen to end well.
+	Unclean bool
 	// Unused are the paths of disks in the data directory that nobody asks for.
 	Unused []string
 	// Leftovers are the paths of what a start that was cut off left half made.
@@ -72,6 +74,11 @@ func InspectMore(in MoreInput) (MoreFacts, error) {
 	facts := MoreFacts{DataDir: dir, QEMUImg: findProgram(in.QEMUImg)}
 	if facts.Place, err = inspectPlace(dir); err != nil {
 		return MoreFacts{}, ioError("look at the data directory "+dir, err)
+	}
+	if !in.Beside {
+		if facts.Unclean, err = inspectRunning(dir); err != nil {
+			return MoreFacts{}, ioError("look at the data directory "+dir, err)
+		}
 	}
 	if err := facts.listMade(in); err != nil {
 		return MoreFacts{}, ioError("look at the disks in "+paths{dir}.more(), err)

@@ -80,9 +80,9 @@ func MakeMorePlan(in MoreInput, f MoreFacts) (MorePlan, error) {
 	if len(f.Unused) > 0 {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("%s: made by an earlier start, and VM_DISKS does not name it: it is kept, and the guest does not see it", strings.Join(f.Unused, ", ")))
 	}
-	needs := slices.ContainsFunc(p.Steps, func(s MoreStep) bool { return s.Action == ActionCreate || s.Action == ActionGrow })
+	needs := slices.ContainsFunc(p.Steps, func(s MoreStep) bool { return slices.Contains(helperActions, s.Action) })
 	if needs && f.QEMUImg == "" {
-		return MorePlan{}, &Error{Kind: KindMissing, Op: "make the disks of VM_DISKS", Err: fmt.Errorf("there is no program %q", cmp.Or(in.QEMUImg, "qemu-img")),
+		return MorePlan{}, &Error{Kind: KindMissing, Op: "prepare the disks of VM_DISKS", Err: fmt.Errorf("there is no program %q", cmp.Or(in.QEMUImg, "qemu-img")),
 			Advice: "install qemu-utils in the container image"}
 	}
 	p.Input.QEMUImg = f.QEMUImg
@@ -96,12 +96,15 @@ func (p *MorePlan) planDisk(d More, found foundDisk, f MoreFacts) *Error {
 	}
 	disk := MoreDisk{
 		Name: d.Name, Path: found.path, Format: found.format, Size: found.size, ReadOnly: d.ReadOnly,
-		Made: d.Path == "", Device: found.device, CD: found.cd && d.ReadOnly, Cache: "writeback", AIO: "threads",
+		Made: d.Path == "", Device: found.device, CD: found.cd && d.ReadOnly, Cache: "writeback", AIO: "threads", dirty: found.dirty,
 	}
 	if found.direct || disk.Made && !found.exists && f.Place.Direct {
 		disk.Cache, disk.AIO = "none", "native"
 	}
-	if found.dirty {
+	switch {
+	case found.exists && f.Unclean && disk.checkable():
+		p.planCheck(disk)
+	case found.dirty:
 		p.Warnings = append(p.Warnings, found.path+" was not closed cleanly; QEMU repairs its reference counts as it opens it")
 	}
 	var err *Error
@@ -112,6 +115,20 @@ func (p *MorePlan) planDisk(d More, found foundDisk, f MoreFacts) *Error {
 	}
 	p.Disks = append(p.Disks, disk)
 	return err
+}
+
+// planCheck plans a look at a disk that was perhaps not closed.
+func (p *MorePlan) planCheck(d MoreDisk) {
+	asMain := Plan{Path: d.Path}
+	p.Steps = append(p.Steps, MoreStep{Step{
+		Action: ActionCheck, Text: fmt.Sprintf("check %s, because its last end was not clean", d.Path),
+		Commands: [][]string{append([]string{"qemu-img"}, asMain.checkArgs("-q", "-r", "leaks")...)},
+	}, len(p.Disks)})
+}
+
+// checks says whether the plan has a check of the disk with that number.
+func (p MorePlan) checks(disk int) bool {
+	return slices.ContainsFunc(p.Steps, func(s MoreStep) bool { return s.Action == ActionCheck && s.Disk == disk })
 }
 
 // planMade plans a disk of vmentry's own: made where there is none, only ever made larger.
