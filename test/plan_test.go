@@ -127,7 +127,7 @@ func TestPlanBesideARunningVM(t *testing.T) {
 	m.signal(syscall.SIGKILL)
 	m.exit()
 	for again := plan(); ; again = plan() { // when the last of it is gone
-		if found := steps.FindAllString(again, -1); len(found) == 4 && !strings.Contains(again, "in use by") {
+		if found := steps.FindAllString(again, -1); len(found) == 5 && !strings.Contains(again, "in use by") {
 			break
 		} else if !strings.Contains(again, "in use by") {
 			t.Fatalf("planned after a VM that was killed: %q in\n%s", found, again)

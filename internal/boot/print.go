@@ -159,7 +159,7 @@ func (p Plan) Shell() (string, error) {
 	// in a shell of its own: the first failure must end the script, and not the shell that it is pasted into
 	b.WriteString("# To be pasted into a shell, in the same environment.\n")
 	if p.Beside != "" {
-		fmt.Fprintf(&b, "# Not now: %s.\n", strings.Join(p.besideLines(), ". "))
+		fmt.Fprintf(&b, "# Not now: %s\n", strings.Join(p.besideLines(), ". "))
 	}
 	b.WriteString("(\nset -e\n")
 	fmt.Fprintf(&b, "mkdir -p %s\n", shellquote.Join(p.Config.RunDir))
