@@ -2,7 +2,6 @@ package boot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -86,35 +85,6 @@ func missingRights(pod network.Pod, mode config.Mode) error {
 		return nil
 	}
 	return fail(supervise.Unavailable, "%s", strings.Join(missing, "\n"))
-}
-
-// networkConfig is cloud-init's network configuration (version 2) for a guest that would not find out by itself: without one, cloud-init
-// configures the first card alone, and nobody says a second address. It is nil where DHCP on one card says all.
-func networkConfig(plan network.Plan) []byte {
-	type ethernet struct {
-		Match     map[string]string `json:"match"`
-		DHCP4     bool              `json:"dhcp4"`
-		DHCP6     bool              `json:"dhcp6"`
-		Addresses []netip.Prefix    `json:"addresses,omitempty"`
-	}
-	cards, needed := map[string]ethernet{}, false
-	for i, b := range plan.Bridges {
-		if b.Service == nil {
-			continue
-		}
-		lease := b.Service.Lease
-		card := ethernet{Match: map[string]string{"macaddress": b.Guest.String()}, DHCP4: lease.V4 != nil, DHCP6: lease.V6 != nil}
-		if lease.V4 != nil {
-			card.Addresses = lease.V4.Others
-		}
-		needed = needed || i > 0 || len(card.Addresses) > 0
-		cards[fmt.Sprint("card", i)] = card
-	}
-	if !needed {
-		return nil
-	}
-	text, _ := json.MarshalIndent(map[string]any{"version": 2, "ethernets": cards}, "", "  ") // JSON is YAML
-	return append(text, '\n')
 }
 
 // firstFD is the number of the first descriptor that QEMU inherits beside the three that every program has.

@@ -111,7 +111,7 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 	plan.token = httpToken(cfg, &mistakes)
 	plan.Volumes, volumeErr = planVolumes(ctx, cfg, &mistakes)
 	plan.Ready = readiness(cfg, &plan.Network)
-	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), networkConfig(plan.Network), &mistakes)
+	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), networkConfig(plan.Network, cfg.CloudSeed), &mistakes)
 	diskErr := plan.planImage(cfg)
 	if diskErr == nil && !plan.Pending() {
 		diskErr = plan.planDisk(cfg, chosen.arch)

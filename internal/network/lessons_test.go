@@ -26,7 +26,7 @@ var lessons = []struct {
 	{"bad search domains are left out", "internal/dhcp TestValidNames; internal/dhcp TestBadNamesAreLeftOut"},
 	{"Docker's resolver at 127.0.0.11 is of no use to a guest", "internal/network TestBridgePlan; internal/dns TestRealClients; test/network TestMatrix"},
 	{"IPv6 that is switched off does not stop a start", "internal/network TestIPv6OfInterfaces; test/network TestMatrix"},
-	{"DHCP and router advertisements pass neither to the cluster nor from it", "test/network TestMatrix; test/network TestLayer2"},
+	{"DHCP and router advertisements pass neither to the cluster nor from it", "internal/network TestGuestServes; test/network TestMatrix; test/network TestLayer2"},
 }
 
 // TestLessons: the tests are there.
