@@ -3,12 +3,14 @@ package boot
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/network"
+	"github.com/vmentry/vmentry/internal/provision"
 )
 
 func TestNetworkConfig(t *testing.T) {
@@ -119,5 +121,21 @@ func TestNetworkData(t *testing.T) {
 `
 	if diff := cmp.Diff(want, string(networkConfig(network.Plan{Bridges: bridges}, config.SeedConfigDrive))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestSeedTellsOfCards: what is written for cloud-init's cards reaches the guest in either format of the seed.
+func TestSeedTellsOfCards(t *testing.T) {
+	for seed, file := range map[config.CloudSeed]string{config.SeedNoCloud: "network-config", config.SeedConfigDrive: "openstack/latest/network_data.json"} {
+		cfg := config.Config{CloudSeed: seed, Cloud: config.Source{Text: "#cloud-config\n{}\n"}, Network: config.ModeBridge}
+		var mistakes config.Mistakes
+		result, err := guestConfiguration(cfg, "vm", "i-1", []byte("of the cards"), &mistakes)
+		if err != nil || len(mistakes) > 0 {
+			t.Fatal(err, mistakes)
+		}
+		i := slices.IndexFunc(result.Seed.Files, func(f provision.File) bool { return f.Path == file })
+		if i < 0 || string(result.Seed.Files[i].Data) != "of the cards" {
+			t.Errorf("%s: there is no %s that says so: %v", seed, file, result.Seed.Files)
+		}
 	}
 }

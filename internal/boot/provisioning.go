@@ -19,8 +19,8 @@ var imageDirs = []string{"/image", "/base_image"}
 // defaultUser is who gets the SSH keys where neither the user nor the image says.
 const defaultUser = "core"
 
-// guestConfiguration reads the user's configurations and turns them into what the guest reads, with networkConfig for a guest that
-// reads NoCloud's. What cannot be read is added to the mistakes; what cannot be translated is a [*provision.Error].
+// guestConfiguration reads the user's configurations and turns them into what the guest reads, with networkConfig, in the format of the seed, for a guest that
+// reads cloud-init's. What cannot be read is added to the mistakes; what cannot be translated is a [*provision.Error].
 func guestConfiguration(cfg config.Config, hostName, instanceID string, networkConfig []byte, mistakes *config.Mistakes) (provision.Result, error) {
 	in := provision.Input{
 		Config:          source(cfg.Butane, "CONFIG", mistakes),
@@ -35,9 +35,10 @@ func guestConfiguration(cfg config.Config, hostName, instanceID string, networkC
 		InstanceID:      instanceID,
 		SeedFormat:      provision.NoCloud,
 		NetworkConfig:   networkConfig,
+		CardsChange:     cfg.Network == config.ModeBridge, // with the pod
 	}
 	if cfg.CloudSeed == config.SeedConfigDrive {
-		in.SeedFormat, in.NetworkConfig = provision.ConfigDrive, nil
+		in.SeedFormat = provision.ConfigDrive
 	}
 	in.SSHAuthorizedKeys = append(in.SSHAuthorizedKeys, cfg.SSHAuthorizedKeys...)
 	if file := cfg.SSHAuthorizedKeysFile; file != "" {

@@ -204,3 +204,22 @@ func TestNetworkConfig(t *testing.T) {
 		t.Errorf("network_data.json is %q", got)
 	}
 }
+
+// TestCardsThatChange: cloud-init is told to write its network configuration at every boot, but for a user who says when it is written.
+func TestCardsThatChange(t *testing.T) {
+	const every = "updates:\n    network:\n        when:\n            - boot-new-instance\n            - boot\n"
+	for text, want := range map[string]string{
+		"#!/bin/sh\n":                    "#cloud-config\n" + every,
+		"#cloud-config\nhostname: own\n": "#cloud-config\n" + every,
+		"#cloud-config\nupdates: {network: {when: [boot-legacy]}}\n": "",
+	} {
+		s := translate(t, Input{Cloud: source("", text), CardsChange: true}).Seed
+		if got := seedFile(t, s, "vendor-data"); got != want || seedFile(t, s, "user-data") != text {
+			t.Errorf("%q: vendor data %q, want %q", text, got, want)
+		}
+	}
+	in := extras(Input{IgnitionOff: true, CardsChange: true})
+	if got := seedFile(t, translate(t, in).Seed, "user-data"); !strings.Contains(got, every) {
+		t.Errorf("without user data: %q", got)
+	}
+}

@@ -23,8 +23,12 @@ import (
 
 // `mounts` are handed out by the same rules; what the user data mounts by a tag or at a place of ours stays the user's.
 
+// networkEveryBoot has cloud-init write the guest's network configuration at every boot, and not at the first alone
+// (https://docs.cloud-init.io, "Events and updates").
+var networkEveryBoot = map[string]any{"network": map[string]any{"when": []string{"boot-new-instance", "boot"}}}
+
 // ownConfig is the cloud-config that gives keys to a user, and mounts, where the user data has neither `users` nor `mounts`.
-func ownConfig(user string, keys []string, mounts []Mount) map[string]any {
+func ownConfig(user string, keys []string, mounts []Mount, cardsChange bool) map[string]any {
 	own := map[string]any{}
 	if len(keys) > 0 {
 		own["users"] = []any{"default", userEntry(user, keys)}
@@ -35,6 +39,9 @@ func ownConfig(user string, keys []string, mounts []Mount) map[string]any {
 	}
 	if lines != nil {
 		own["mounts"] = lines
+	}
+	if cardsChange {
+		own["updates"] = networkEveryBoot
 	}
 	return own
 }
@@ -94,13 +101,16 @@ type additions struct {
 }
 
 // with gives the user data in which the user gets the keys and the guest its mounts, and the vendor data that helps.
-func (u *userData) with(user string, keys []string, mounts []Mount) (data, vendor []byte) {
+func (u *userData) with(user string, keys []string, mounts []Mount, cardsChange bool) (data, vendor []byte) {
 	add := additions{vendor: map[string]any{}, part: map[string]any{}}
 	if len(keys) > 0 {
 		u.addKeys(user, keys, &add)
 	}
 	if lines := u.fstabs(mounts); len(lines) > 0 {
 		u.addMounts(lines, &add)
+	}
+	if cardsChange && !u.has("updates") {
+		add.vendor["updates"] = networkEveryBoot
 	}
 	data = u.raw
 	switch {

@@ -51,6 +51,9 @@ type Input struct {
 	// NetworkConfig is written to the seed as it is; nil for none. NoCloud: network-config, in cloud-init's version 1
 	// or 2. ConfigDrive: network_data.json, as OpenStack has it.
 	NetworkConfig []byte
+	// CardsChange says that the guest's cards may have other MAC addresses at a later boot. Cloud-init writes its network configuration at
+	// the first boot of a disk, by MAC address, and is told to write it at every boot.
+	CardsChange bool
 }
 
 // Result is what the guest reads. A pointer that is nil says that there is nothing of the kind.

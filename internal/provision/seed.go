@@ -66,8 +66,8 @@ func makeSeed(in Input, r *reporter) *Seed {
 		if u == nil {
 			return nil
 		}
-		user, vendor = u.with(in.SSHUser, keys, in.Mounts)
-	} else if own := ownConfig(in.SSHUser, keys, in.Mounts); len(own) > 0 {
+		user, vendor = u.with(in.SSHUser, keys, in.Mounts, in.CardsChange)
+	} else if own := ownConfig(in.SSHUser, keys, in.Mounts, in.CardsChange); len(own) > 0 {
 		user = marshalCloudConfig(own)
 	}
 	if in.InstanceID == "" {
