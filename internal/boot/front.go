@@ -186,10 +186,10 @@ func (f *front) close() {
 	f.serving.Wait()
 }
 
-// httpAddress is where VM_HTTP is served. The address of a pod in bridge mode is the guest's.
+// httpAddress is where VM_HTTP is served. The address of a pod in bridge mode is the guest's, unless the port is taken from it.
 func (p Plan) httpAddress() string {
 	a := p.Config.HTTP
-	if p.Config.Network == config.ModeBridge && !a.IP.IsLoopback() {
+	if p.Config.Network == config.ModeBridge && !p.Config.HTTPIntercept && !a.IP.IsLoopback() {
 		a.IP = loopback
 		if p.Config.HTTP.IP.Is6() {
 			a.IP = netip.IPv6Loopback()

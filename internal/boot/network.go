@@ -35,6 +35,9 @@ func planNetwork(cfg config.Config, hostName, identity string, cpus int, mistake
 	if cfg.HTTP.Port != 0 {
 		in.OwnPorts = []uint16{cfg.HTTP.Port}
 	}
+	if cfg.HTTPIntercept {
+		in.Intercept = cfg.HTTP.Port
+	}
 	for _, f := range cfg.Forwards {
 		in.Forwards = append(in.Forwards, network.Forward(f))
 	}
@@ -183,6 +186,13 @@ func (p Plan) serve(ctx context.Context, joined *network.Joined, front *front, l
 		}
 	}()
 	for i, b := range p.Network.Bridges {
+		if b.Intercept != nil {
+			running.Go(func() {
+				if err := b.StandIn().Serve(ctx, joined.StandIns[i]); err != nil {
+					log.Error("VM_HTTP may not be found at the pod's address while the guest does not answer", "bridge", b.Name, "error", err)
+				}
+			})
+		}
 		if b.Service == nil {
 			continue
 		}

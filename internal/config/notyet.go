@@ -15,7 +15,6 @@ func notYet(c Config) []later {
 		{"VM_FIRMWARE", "{secureboot}", "write bios, uefi or auto", c.Firmware == FirmwareSecureBoot, string(c.Firmware)},
 		{"VM_TPM", "{true}", "write false", c.TPM, "true"},
 		{"VM_WATCHDOG", "all but {none}", "write none", c.Watchdog != "" && c.Watchdog != WatchdogNone, string(c.Watchdog)},
-		{"VM_HTTP_INTERCEPT", "{true}", "leave it out: VM_HTTP is then served on loopback", c.HTTPIntercept, "true"},
 	}
 }
 

@@ -21,7 +21,6 @@ func TestNotYet(t *testing.T) {
 			`VM_TPM="true": not in this release; write false`,
 			`VM_WATCHDOG="exit": not in this release; write none`,
 		}, "\n")},
-		{"bad web", map[string]string{"VM_NETWORK": "bridge", "VM_HTTP": ":8080", "VM_HTTP_INTERCEPT": "true"}, `VM_HTTP_INTERCEPT="true": not in this release; leave it out: VM_HTTP is then served on loopback`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"net/url"
 	"reflect"
 	"slices"
@@ -102,8 +101,8 @@ func TestParse(t *testing.T) {
 			c.ShutdownTimeout, c.Reboot, c.Watchdog, c.Supervise, c.Display = 90*time.Second, RebootExit, WatchdogPowerOff, false, DisplayVNC
 			c.Ready = Ready{Kind: ReadyExec, Command: []string{"systemctl", "is-active", "my unit"}}
 		}},
-		{"OK observation", map[string]string{"VM_NETWORK": "bridge", "VM_HTTP": "[::1]:8080", "VM_HTTP_INTERCEPT": "1", "VM_HTTP_TOKEN": "s3cret", "VM_LOG_FORMAT": "JSON", "VM_LOG_LEVEL": "Warn", "VM_READY": "agent", "VM_TPM": "on"}, func(c *Config) {
-			c.Network, c.Forwards, c.HTTP, c.HTTPIntercept = ModeBridge, nil, Address{netip.IPv6Loopback(), 8080}, true
+		{"OK observation", map[string]string{"VM_NETWORK": "bridge", "VM_HTTP": ":8080", "VM_HTTP_INTERCEPT": "1", "VM_HTTP_TOKEN": "s3cret", "VM_LOG_FORMAT": "JSON", "VM_LOG_LEVEL": "Warn", "VM_READY": "agent", "VM_TPM": "on"}, func(c *Config) {
+			c.Network, c.Forwards, c.HTTP, c.HTTPIntercept = ModeBridge, nil, Address{Port: 8080}, true
 			c.HTTPToken, c.LogFormat, c.LogLevel, c.Ready, c.TPM = "s3cret", LogJSON, slog.LevelWarn, Ready{Kind: ReadyAgent}, true
 		}},
 	}
@@ -280,6 +279,9 @@ func TestTogether(t *testing.T) {
 		}},
 		{"OK an unknown mode is one mistake", map[string]string{"VM_NETWORK": "brigde", "HOSTFWD": "2222:22"}, []string{
 			`VM_NETWORK="brigde": write user, passt, nat, bridge or none`,
+		}},
+		{"bad interception at an address", map[string]string{"VM_NETWORK": "bridge", "VM_HTTP": "10.7.0.5:8080", "VM_HTTP_INTERCEPT": "true"}, []string{
+			`VM_HTTP="10.7.0.5:8080": with VM_HTTP_INTERCEPT=true the pod's addresses are meant; write :8080 alone`,
 		}},
 		{"bad interception", map[string]string{"VM_HTTP_INTERCEPT": "true"}, []string{
 			`VM_HTTP_INTERCEPT="true": set without VM_HTTP; set VM_HTTP too, or neither`,

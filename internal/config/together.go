@@ -69,6 +69,9 @@ func (p *parser) togetherHTTP(c *Config) {
 	if c.HTTP.IsZero() && !p.mistakes.Has("VM_HTTP") {
 		p.mistake("VM_HTTP_INTERCEPT", "set without VM_HTTP; set VM_HTTP too, or neither")
 	}
+	if c.HTTP.IP.IsValid() {
+		p.mistake("VM_HTTP", "with VM_HTTP_INTERCEPT=true the pod's addresses are meant; write :%d alone", c.HTTP.Port)
+	}
 	if c.Network != ModeBridge && !p.mistakes.Has("VM_NETWORK") && !p.mistakes.Has("RANCHER_VM") {
 		p.mistake("VM_HTTP_INTERCEPT", "only for VM_NETWORK=bridge; with %s the port is not the guest's, so leave it out", modeText(c))
 	}

@@ -20,6 +20,7 @@ type Joined struct {
 	Taps     [][]*os.File // of each card its tap's queues
 	Vhosts   [][]*os.File // of each card as many of /dev/vhost-net; none where the kernel has none
 	Services []*os.File   // of each bridge the port of its service; nil: none
+	StandIns []*os.File   // of each bridge the port where vmentry answers for the guest; nil: none
 }
 
 // Files are the descriptors that QEMU needs, card by card: the tap's queues, and then those of vhost-net.
@@ -37,7 +38,7 @@ func (j *Joined) Files() []*os.File {
 // Close closes all descriptors, and with the last of them the taps are gone.
 func (j *Joined) Close() {
 	closeAll(j.Files())
-	for _, s := range j.Services {
+	for _, s := range slices.Concat(j.Services, j.StandIns) {
 		if s != nil {
 			s.Close()
 		}
@@ -102,7 +103,7 @@ func (b BridgePlan) make(j *Joined) error {
 	if err != nil {
 		return err
 	}
-	queues, err := b.makePort(bridge, b.Tap, true, false)
+	queues, err := b.makePort(bridge, b.Tap, guestPort)
 	if err != nil {
 		return err
 	}
@@ -114,17 +115,33 @@ func (b BridgePlan) make(j *Joined) error {
 	j.Vhosts = append(j.Vhosts, vhosts)
 	service := []*os.File{nil}
 	if b.Service != nil {
-		if service, err = b.makePort(bridge, Tap{Name: b.Service.Name, MAC: b.Service.MAC, Queues: 1}, false, true); err != nil {
+		if service, err = b.makePort(bridge, Tap{Name: b.Service.Name, MAC: b.Service.MAC, Queues: 1}, servicePort); err != nil {
 			return err
 		}
 	}
 	j.Services = append(j.Services, service[0])
+	standIn := []*os.File{nil}
+	if n := b.Intercept; n != nil {
+		if standIn, err = b.makePort(bridge, Tap{Name: n.Tap, MAC: n.MAC, Queues: 1}, standInPort); err != nil {
+			return err
+		}
+	}
+	j.StandIns = append(j.StandIns, standIn[0])
 	return b.Reach.set(bridge)
 }
 
+// portKind is what a port of the bridge is for.
+type portKind int
+
+const (
+	guestPort   portKind = iota // QEMU's
+	servicePort                 // vmentry's, to speak to the guest alone
+	standInPort                 // vmentry's, to speak to the network alone
+)
+
 // makePort makes a tap that is a port of the bridge.
-func (b BridgePlan) makePort(bridge netlink.Link, t Tap, header, isolated bool) ([]*os.File, error) {
-	files, err := openTap(t.Name, t.Queues, header)
+func (b BridgePlan) makePort(bridge netlink.Link, t Tap, kind portKind) ([]*os.File, error) {
+	files, err := openTap(t.Name, t.Queues, kind == guestPort)
 	if err != nil {
 		return nil, err
 	}
@@ -139,11 +156,11 @@ func (b BridgePlan) makePort(bridge netlink.Link, t Tap, header, isolated bool) 
 		if err := setUp(link, b.MTU); err != nil {
 			return err
 		}
-		if err := setPort(link, bridge, isolated); err != nil {
+		if err := setPort(link, bridge, kind == servicePort); err != nil {
 			return err
 		}
 		// The bridge knows no MACs but those that it was told: all that the guest sends out would come here as well.
-		if err := netlink.LinkSetFlood(link, !isolated); err != nil {
+		if err := netlink.LinkSetFlood(link, kind == guestPort); err != nil {
 			return fmt.Errorf("cannot keep frames for others from %s: %w", t.Name, err)
 		}
 		return setMACPort(t.MAC, link) // frames for it are for whoever holds the descriptor, not for the pod
@@ -216,7 +233,10 @@ func (b BridgePlan) join() error {
 	if err := setMACPort(b.Guest, tap); err != nil {
 		return err
 	}
-	return b.divert(uplink, bridge)
+	if err := b.divert(uplink, bridge); err != nil || b.Intercept == nil {
+		return err
+	}
+	return b.Intercept.route(b, bridge)
 }
 
 // keep makes permanent what would run out.
@@ -314,7 +334,7 @@ func Release() error {
 	if err := stopForwarding(links); err != nil {
 		return err
 	}
-	if err := errors.Join(forgetOutward(), deleteTable(nftables.TableFamilyBridge), deleteTable(nftables.TableFamilyINet)); err != nil {
+	if err := errors.Join(forgetOutward(), forgetIntercept(), deleteTable(nftables.TableFamilyBridge), deleteTable(nftables.TableFamilyINet)); err != nil {
 		return err
 	}
 	for _, l := range links { // the last of all, and the uplinks leave with it: by a bridge a later start sees that there is something to release

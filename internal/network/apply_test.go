@@ -44,7 +44,8 @@ func pod(t *testing.T) (peer func(command string, args ...string) string) {
 		t.Helper()
 		return run(t, "ip", append([]string{"netns", "exec", peerName, command}, args...)...)
 	}
-	peer("ip", "link", "add", "host0", "type", "veth", "peer", "name", "eth0", "netns", podName)
+	// not at random: one in 32 would begin as those that vmentry makes
+	peer("ip", "link", "add", "host0", "address", "0a:07:00:00:00:01", "type", "veth", "peer", "name", "eth0", "address", "0a:07:00:00:00:05", "netns", podName)
 	peer("ip", "addr", "add", "10.7.0.1/24", "dev", "host0")
 	peer("ip", "addr", "add", "fd07::1/64", "dev", "host0", "nodad")
 	peer("ip", "link", "set", "host0", "up")
@@ -188,10 +189,19 @@ func awaitNot(t *testing.T, command, text string) {
 }
 
 func TestReleaseUndoesApply(t *testing.T) {
+	for name, input := range inputs {
+		t.Run(name, func(t *testing.T) { releaseUndoesApply(t, input) })
+	}
+}
+
+// inputs are starts that leave different things behind.
+var inputs = map[string]func(*testing.T) Input{"plain": bridgeInput, "with a port taken from the guest": interceptInput}
+
+func releaseUndoesApply(t *testing.T, input func(*testing.T) Input) {
 	pod(t)
 	settled(t)
 	before := state(t)
-	joined, first := apply(t)
+	joined, first := applyInput(t, input(t))
 	if first.Release {
 		t.Error("the first start finds something to release")
 	}
@@ -200,7 +210,7 @@ func TestReleaseUndoesApply(t *testing.T) {
 		t.Fatal("nothing was done")
 	}
 	joined.Close() // vmentry is killed
-	again, second := apply(t)
+	again, second := applyInput(t, input(t))
 	if !second.Release {
 		t.Error("a start after a crash does not see what the one before has left")
 	}
@@ -244,10 +254,16 @@ func numberless(state string) string {
 
 // TestReleaseAfterACut cuts a start off after each of its steps.
 func TestReleaseAfterACut(t *testing.T) {
+	for name, input := range inputs {
+		t.Run(name, func(t *testing.T) { releaseAfterACut(t, input) })
+	}
+}
+
+func releaseAfterACut(t *testing.T, input func(*testing.T) Input) {
 	pod(t)
 	settled(t)
 	before := state(t)
-	plan, err := MakePlan(bridgeInput(t))
+	plan, err := MakePlan(input(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,9 +481,15 @@ func TestSecondInterface(t *testing.T) {
 // TestOutward: the pod still speaks to the outside while the guest has its address, and what it hears is not for the guest: answers, and
 // the news that there is none.
 func TestOutward(t *testing.T) {
+	for name, input := range inputs {
+		t.Run(name, func(t *testing.T) { goesOutward(t, input) })
+	}
+}
+
+func goesOutward(t *testing.T, input func(*testing.T) Input) {
 	peer := pod(t)
 	settled(t) // a link that was only just made does not carry yet, and its gateway would not answer
-	joined, plan := apply(t)
+	joined, plan := applyInput(t, input(t))
 	peer("ip", "addr", "add", "192.0.2.9/32", "dev", "lo")
 	peer("ip", "addr", "add", "2001:db8::9/128", "dev", "lo")
 	for _, server := range []string{"10.7.0.1", "192.0.2.9", "fd07::1", "2001:db8::9"} {

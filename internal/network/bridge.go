@@ -14,18 +14,19 @@ import (
 // routes, so that the container runtime finds what it made, and an earlier start's work can be seen from it alone; only the
 // frames that it receives go to the guest, whose MAC is the pod's.
 type BridgePlan struct {
-	Name    string
-	MAC     net.HardwareAddr // never the guest's: frames for the bridge's own MAC end in the pod
-	MTU     int              // bytes, of the bridge and all its ports
-	Uplink  string           // the pod's interface; empty in nat mode, where the pod's kernel is between the two
-	Guest   net.HardwareAddr // the card's MAC
-	Tap     Tap
-	Service *Service   `json:",omitempty"` // nil: layer 2 alone
-	Reach   Reach      // nothing of it is set where the uplink has no address
-	DNS     *Forwarder `json:",omitempty"` // nil: the guest reaches its servers itself
-	Outward []Outward  `json:",omitempty"` // one for each family in which the pod can make connections
-	Routers []Gateway  `json:",omitempty"` // the uplink's, for a later start: in a bridge none can be asked
-	Lasting Lasting    `json:"-"`
+	Name      string
+	MAC       net.HardwareAddr // never the guest's: frames for the bridge's own MAC end in the pod
+	MTU       int              // bytes, of the bridge and all its ports
+	Uplink    string           // the pod's interface; empty in nat mode, where the pod's kernel is between the two
+	Guest     net.HardwareAddr // the card's MAC
+	Tap       Tap
+	Service   *Service   `json:",omitempty"` // nil: layer 2 alone
+	Reach     Reach      // nothing of it is set where the uplink has no address
+	DNS       *Forwarder `json:",omitempty"` // nil: the guest reaches its servers itself
+	Outward   []Outward  `json:",omitempty"` // one for each family in which the pod can make connections
+	Intercept *Intercept `json:",omitempty"` // nil: every port is the guest's
+	Routers   []Gateway  `json:",omitempty"` // the uplink's, for a later start: in a bridge none can be asked
+	Lasting   Lasting    `json:"-"`
 }
 
 // Lasting is what the uplink has for a time and nobody will renew any more: a later start must still find it.
@@ -48,11 +49,12 @@ const (
 	bridgePrefix  = "vm-br"
 	tapPrefix     = "vm-tap"
 	servicePrefix = "vm-dhcp"
+	standInPrefix = "vm-http"
 )
 
 // ours says whether a link is one that vmentry makes.
 func ours(name string) bool {
-	for _, prefix := range []string{bridgePrefix, tapPrefix, servicePrefix} {
+	for _, prefix := range []string{bridgePrefix, tapPrefix, servicePrefix, standInPrefix} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
@@ -94,6 +96,9 @@ func bridgePlan(in Input) (Plan, error) {
 		plan.NICs = append(plan.NICs, NIC{Model: in.NICModel, MAC: mac, HostName: in.HostName, MTU: b.MTU, Tap: &b.Tap})
 	}
 	plan.warnOfRoutes(in.Pod)
+	if in.Intercept != 0 {
+		return plan, plan.interceptAll(in.Intercept)
+	}
 	return plan, nil
 }
 
@@ -263,6 +268,9 @@ func (b BridgePlan) lines(n NIC) []string {
 	}
 	if b.DNS != nil {
 		lines = append(lines, fmt.Sprintf("vmentry forwards DNS from %s", b.DNS.At)+list(" to ", b.DNS.Servers))
+	}
+	if b.Intercept != nil {
+		lines = append(lines, b.Intercept.line())
 	}
 	if b.Reach.V4.IsValid() {
 		lines = append(lines, "the pod reaches the guest from "+b.Reach.V4.String()+list(", ", some(b.Reach.V6)))

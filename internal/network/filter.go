@@ -26,6 +26,9 @@ func filter(bridges []BridgePlan) error {
 				b.toService(pre)
 				b.keepApart(forward)
 			}
+			if b.Intercept != nil {
+				b.Intercept.filter(b, pre, forward, input, output)
+			}
 			if b.Reach.V4.IsValid() {
 				b.receive(pre, input)
 				b.send(output)
@@ -57,6 +60,9 @@ func (b BridgePlan) ports() []string {
 	ports := []string{b.Uplink, b.Tap.Name}
 	if b.Service != nil {
 		ports = append(ports, b.Service.Name)
+	}
+	if b.Intercept != nil {
+		ports = append(ports, b.Intercept.Tap)
 	}
 	return ports
 }
@@ -122,13 +128,16 @@ func (b BridgePlan) send(output *chain) {
 	}
 }
 
-// guard keeps the guest from whatever listens in the pod: it may answer, and ask for names where vmentry forwards them.
+// guard keeps the guest, and whoever is on the wire, from what listens in the pod: the guest may answer, and ask for names where vmentry forwards them.
 func (b BridgePlan) guard(input *chain) {
 	guest := from(b.Name)
 	input.rule(guest, tracked(), accept())
 	if b.Reach.V6.IsValid() {
 		input.rule(guest, icmp6(neighborSolicitation), accept())
 		input.rule(guest, icmp6(neighborAdvert), accept())
+	}
+	if b.Intercept != nil {
+		b.Intercept.guard(b, input)
 	}
 	if b.DNS != nil {
 		for _, p := range protocols {

@@ -172,7 +172,7 @@ func awaitNoTaps() ([]netlink.Link, error) {
 				continue
 			}
 			held = name
-			if strings.HasPrefix(name, servicePrefix) {
+			if strings.HasPrefix(name, servicePrefix) || strings.HasPrefix(name, standInPrefix) {
 				patience = aliveWait
 			}
 		}

@@ -41,6 +41,7 @@ type Input struct {
 	Forwards   []Forward
 	AllPorts   bool         // nobody has said which ports lead to the guest: as many as the mode can
 	OwnPorts   []uint16     // TCP ports that vmentry listens on
+	Intercept  uint16       // in bridge mode, the TCP port of the guest's addresses that the pod serves instead; 0: none
 	Services   []netip.Addr // addresses of the cluster's services
 	Interfaces []string     // the pod's interfaces that the guest gets, in order; nil: the mode's default
 	DHCP       bool         // vmentry tells the guest its addresses

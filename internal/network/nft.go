@@ -115,6 +115,10 @@ func load(key expr.MetaKey, want []byte) []expr.Any {
 
 func equal(want []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want} }
 
+func unequal(than []byte) expr.Any {
+	return &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: than}
+}
+
 func payload(base expr.PayloadBase, offset, length uint32) expr.Any {
 	return &expr.Payload{DestRegister: 1, Base: base, Offset: offset, Len: length}
 }
@@ -228,6 +232,34 @@ func toPod(bridge net.HardwareAddr) []expr.Any {
 		&expr.Immediate{Register: 1, Data: []byte{unix.PACKET_HOST}},
 		&expr.Meta{Key: expr.MetaKeyPKTTYPE, SourceRegister: true, Register: 1},
 	)
+}
+
+// portOfSender matches the port of whoever has sent UDP or TCP; the protocol must have been matched.
+func portOfSender(p uint16) []expr.Any {
+	return []expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 2), equal(binaryutil.BigEndian.PutUint16(p))}
+}
+
+// connecting matches the first TCP segment of a connection, which has the flag SYN and not ACK (RFC 9293, section 3.5).
+func connecting() []expr.Any {
+	return []expr.Any{
+		payload(expr.PayloadBaseTransportHeader, 13, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0x12}, Xor: []byte{0}},
+		equal([]byte{0x02}),
+	}
+}
+
+// arpRequests matches ARP requests, notARPSender those ARP messages that do not come from an IPv4 address (RFC 826).
+func arpRequests() []expr.Any {
+	return []expr.Any{payload(expr.PayloadBaseNetworkHeader, 6, 2), equal([]byte{0, 1})}
+}
+
+func notARPSender(a netip.Addr) []expr.Any {
+	return []expr.Any{payload(expr.PayloadBaseNetworkHeader, 14, 4), unequal(a.AsSlice())}
+}
+
+// notSentBy6 matches IPv6 packets from another address.
+func notSentBy6(a netip.Addr) []expr.Any {
+	return []expr.Any{payload(expr.PayloadBaseNetworkHeader, 8, 16), unequal(a.AsSlice())}
 }
 
 func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }

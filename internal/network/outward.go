@@ -85,15 +85,21 @@ func addOutwardRule(family int) error {
 // hasOutwardRule says whether the rule is there. One of somebody else's with the same priority and table, that holds for some packets
 // only, is not it, though to the kernel that is the same when a rule is added or deleted (net/core/fib_rules.c, rule_exists).
 func hasOutwardRule(family int) (bool, error) {
+	rules, err := listRules(family)
+	ours := outwardRule(family).String()
+	return slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.String() == ours }), err
+}
+
+// listRules are the routing rules of a family; none where the kernel does not speak it.
+func listRules(family int) ([]netlink.Rule, error) {
 	rules, err := retry(func() ([]netlink.Rule, error) { return netlink.RuleList(family) })
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot list the routing rules: %w", err)
+		return nil, fmt.Errorf("cannot list the routing rules: %w", err)
 	}
-	ours := outwardRule(family).String()
-	return slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.String() == ours }), nil
+	return rules, nil
 }
 
 func outwardRule(family int) *netlink.Rule {

@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -306,6 +307,11 @@ func beApplier() error {
 		return err
 	}
 	defer j.Close()
+	for i, b := range plan.Bridges {
+		if b.Intercept != nil {
+			go b.StandIn().Serve(context.Background(), j.StandIns[i])
+		}
+	}
 	if err := json.NewEncoder(os.Stdout).Encode(plan); err != nil {
 		return err
 	}
