@@ -130,6 +130,27 @@ func TestIntercept(t *testing.T) {
 	}
 }
 
+// TestInterceptSecondInterface: the port is taken on every card of the guest's, and each answer goes back by the one that the question came by.
+func TestInterceptSecondInterface(t *testing.T) {
+	peer := pod(t)
+	peer("ip", "link", "add", "host1", "type", "veth", "peer", "name", "net1", "netns", podName)
+	peer("ip", "addr", "add", "10.9.0.1/24", "dev", "host1")
+	peer("ip", "link", "set", "host1", "up")
+	run(t, "ip", "addr", "add", "10.9.0.5/24", "dev", "net1")
+	run(t, "ip", "link", "set", "net1", "up")
+	await(t, "ip -6 route show table local dev net1", "local fe80:")
+	settled(t)
+	greet(t, intercepted)
+	in := interceptInput(t)
+	in.Pod = Pod{}
+	space(podName).apply(t, order{Input: in})
+	for at, want := range map[string]string{"10.7.0.5": "10.7.0.1", "10.9.0.5": "10.9.0.1"} {
+		if as, err := greeted(peerName, net.JoinHostPort(at, fmt.Sprint(intercepted)), patient); err != nil || as != want {
+			t.Errorf("at %s: seen as %q, %v; want %s", at, as, err, want)
+		}
+	}
+}
+
 func TestInterceptPlan(t *testing.T) {
 	wire := Link{Name: "eth0", Kind: "veth", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1500, Up: true}
 	with := func(addresses ...string) Pod {

@@ -17,7 +17,8 @@ import (
 
 // StandIn says the guest's MAC to those who ask the network for it, where a port of the guest's is served by the pod: it has to be found
 // while the guest boots, is paused or hangs, which is when somebody wants to know. It says what the guest itself would. The filter
-// of the bridge has the questions come here.
+// of the bridge has the questions come here. The kernel can do it itself (neigh_suppress on a bridge's port), but not for an IPv6 address that an
+// interface of the pod's has, as the uplink does (net/bridge/br_arp_nd_proxy.c, br_is_local_ip6).
 type StandIn struct {
 	Guest     net.HardwareAddr
 	Addresses []netip.Addr
