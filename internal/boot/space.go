@@ -87,13 +87,14 @@ func (v *vm) diskFull(node string) {
 		attrs = append(attrs, "file system", room.String(), "free", config.Bytes(room.Free).String(), "of", config.Bytes(room.Size).String())
 		advice = "free space there, or make the volume larger"
 	}
-	v.log.Error(fmt.Sprintf("the guest is paused: no space left for what it writes to its disk %q; %s, and it goes on by itself", d.name, advice), attrs...)
 	if err := full.Write(v.plan.Config.RunDir); err != nil {
 		v.log.Warn("the guest's pause cannot be shown by status", "error", err)
 	}
 	v.mu.Lock()
 	v.full = full.String()
 	v.mu.Unlock()
+	// last: who has read this and asks is told the same
+	v.log.Error(fmt.Sprintf("the guest is paused: no space left for what it writes to its disk %q; %s, and it goes on by itself", d.name, advice), attrs...)
 }
 
 // diskFreed tells that the guest has gone on.
