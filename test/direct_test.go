@@ -35,8 +35,8 @@ func TestOneWriter(t *testing.T) {
 	}
 }
 
-// TestGuestOnABlockDevice boots from a block device that the guest writes, and from one below an overlay.
-func TestGuestOnABlockDevice(t *testing.T) {
+// TestDirectOnABlockDevice boots from a block device that the guest writes, and from one below an overlay.
+func TestDirectOnABlockDevice(t *testing.T) {
 	t.Parallel()
 	file := image(t, "raw")
 	out, err := exec.Command("losetup", "--find", "--show", file).Output()
