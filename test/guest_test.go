@@ -93,6 +93,44 @@ func TestGuestPanics(t *testing.T) {
 	m.wants(71, "panicked")
 }
 
+// TestGuestStarvesItsWatchdog: a watchdog that is fed does nothing; one that is not does what VM_WATCHDOG says.
+func TestGuestStarvesItsWatchdog(t *testing.T) {
+	t.Parallel()
+	const unfed = "the guest has not fed its watchdog"
+	for _, tt := range []struct {
+		action string
+		code   int
+		says   string
+	}{
+		{"poweroff", 0, "the end: the guest was powered off"},
+		{"exit", 72, "the end: the guest hangs"},
+	} {
+		t.Run(tt.action, func(t *testing.T) {
+			t.Parallel()
+			m := start(t, tiny(t, "vmtest.watchdog=3 vmtest.starve=0", "VM_WATCHDOG="+tt.action))
+			m.stdout.Await(t, "vmtest: fed")
+			m.wants(tt.code, unfed, "action="+tt.action, tt.says)
+		})
+	}
+	t.Run("reset", func(t *testing.T) {
+		t.Parallel()
+		m := start(t, tiny(t, "vmtest.watchdog=8 vmtest.starve=10", "VM_WATCHDOG=reset"))
+		m.stdout.Await(t, "vmtest: starved") // it was fed for longer than it waits
+		m.stderr.Await(t, unfed)
+		m.stderr.Await(t, "the guest restarts")
+		m.stdout.AwaitTimes(t, tinyReady, 2)
+		m.signal(syscall.SIGTERM)
+		m.wants(0)
+	})
+	t.Run("none", func(t *testing.T) {
+		t.Parallel()
+		m := start(t, tiny(t, "vmtest.watchdog=3"))
+		m.stdout.Await(t, "No such file or directory") // the guest's feeder finds no device
+		m.signal(syscall.SIGTERM)
+		m.wants(0)
+	})
+}
+
 func TestGuestChoosesItsCode(t *testing.T) {
 	t.Parallel()
 	start(t, tiny(t, "vmtest.exit=42")).wants(42, "the guest chose 42")

@@ -19,7 +19,7 @@ const maxTermination = 4096
 // lastLines is how many lines of the console go with a message about a guest that has failed.
 const lastLines = 20
 
-// leaveMessage writes why the VM has ended to path, and for a guest that has panicked the end of its console. There is such a file only in a
+// leaveMessage writes why the VM has ended to path, and for a guest that has panicked or hung the end of its console. There is such a file only in a
 // pod; that it cannot be written is no reason to say more.
 func leaveMessage(path, why string, code int, console []byte) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
@@ -33,7 +33,7 @@ func leaveMessage(path, why string, code int, console []byte) {
 // lastMessage is the text of it.
 func lastMessage(why string, code int, console []byte) string {
 	text := fmt.Sprintf("%s (exit code %d)\n", why, code)
-	if code != supervise.Panicked {
+	if code != supervise.Panicked && code != supervise.Hung {
 		return text[:min(len(text), maxTermination)]
 	}
 	lines := strings.Split(strings.TrimSpace(plain(console)), "\n")

@@ -18,6 +18,9 @@ func TestLastMessage(t *testing.T) {
 	if n := strings.Count(panicked, "\n"); n != 1+lastLines {
 		t.Errorf("%d lines", n)
 	}
+	if hung := lastMessage("the guest hangs", supervise.Hung, console); !strings.HasSuffix(hung, "CPU: 0\n") {
+		t.Errorf("%q", hung)
+	}
 	if long := lastMessage("x", supervise.Panicked, []byte(strings.Repeat("y", 10000))); len(long) > maxTermination {
 		t.Errorf("%d bytes", len(long))
 	}

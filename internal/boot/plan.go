@@ -227,6 +227,7 @@ func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 		Arch: s.arch, Type: s.machine, TypeOptions: s.machineOptions,
 		Accel: s.accel, CPUModel: s.cpuModel, CPUs: s.cpus, Memory: s.memory,
 		ExitOnReboot: p.Config.Reboot == config.RebootExit,
+		Watchdog:     unfed(p.Config.Watchdog),
 		Ports: []qemu.Port{
 			{ID: "agent", Name: "org.qemu.guest_agent.0", Path: p.file(agentSocket)},
 			{ID: "exit", Name: "org.vmentry.exit", Path: p.file(exitSocket)},

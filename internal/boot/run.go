@@ -48,7 +48,8 @@ type vm struct {
 	end    supervise.End
 	port   exitPort
 	errors diskErrors
-	full   string // why the guest is paused for want of space; empty if it is not
+	unfed  chan struct{} // holds something when the watchdog has stopped the guest
+	full   string        // why the guest is paused for want of space; empty if it is not
 }
 
 // start starts QEMU, with its guest paused, and connects to it. When it fails nothing of it is left.
@@ -57,7 +58,7 @@ func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helpers *he
 	if err != nil {
 		return nil, nil, err
 	}
-	v := &vm{plan: plan, log: log, milestones: milestones, front: front, helpers: helpers, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}, errors: diskErrors{full: make(chan string, 8)}}
+	v := &vm{plan: plan, log: log, milestones: milestones, front: front, helpers: helpers, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}, errors: diskErrors{full: make(chan string, 8)}, unfed: make(chan struct{}, 1)}
 	v.agent = newGuestAgent(plan, log)
 	v.process, err = reaper.Start(supervise.Command{
 		Path:   plan.QEMU.Path,
@@ -211,6 +212,8 @@ func (v *vm) event(e qemu.Event) {
 		v.log.Info("the guest restarts", "reason", data.Reason)
 		v.front.resets()
 		v.port.reset()
+	case "WATCHDOG":
+		v.watchdog(data.Action)
 	case "VSERPORT_CHANGE":
 		if data.ID == "exit-port" && v.port.change(data.Open) {
 			v.log.Info("the guest has opened its exit port: it is a job, and its end is for it to choose")
@@ -229,6 +232,8 @@ func (v *vm) supervise(signals <-chan os.Signal, panel *qemu.Monitor) supervise.
 	go v.agent.watchPauses(watch)
 	select {
 	case <-v.process.Done():
+	case <-v.unfed:
+		v.endUnfed(panel)
 	case <-v.helpers.Done():
 		v.outliveHelper(signals, panel)
 	case s := <-signals:
@@ -283,14 +288,18 @@ func (v *vm) outliveHelper(signals <-chan os.Signal, panel supervise.Panel) {
 
 // descend brings the VM down by the ladder; first is nil if no signal is the reason.
 func (v *vm) descend(first os.Signal, signals <-chan os.Signal, panel supervise.Panel) {
-	ladder := supervise.Ladder{Timeout: v.plan.Config.ShutdownTimeout, Press: pressAgain, Flush: flushDisks, Answer: qmpAnswer, Second: v.agent.Shutdown, Log: v.log}
-	forced := ladder.Descend(v.process, panel, first, signals)
+	forced := v.ladder().Descend(v.process, panel, first, signals)
 	v.mu.Lock()
 	if forced != "" && v.full != "" {
 		forced += "; " + v.full
 	}
 	v.end.Forced = forced
 	v.mu.Unlock()
+}
+
+func (v *vm) ladder() supervise.Ladder {
+	return supervise.Ladder{Timeout: v.plan.Config.ShutdownTimeout, Press: pressAgain, Flush: flushDisks, Answer: qmpAnswer,
+		Second: v.agent.Shutdown, Unfed: v.unfed, Log: v.log}
 }
 
 // watchReady lets those outside ask of the guest, and asks itself until the guest is ready, less and less often.

@@ -14,7 +14,6 @@ func notYet(c Config) []later {
 	return []later{
 		{"VM_FIRMWARE", "{secureboot}", "write bios, uefi or auto", c.Firmware == FirmwareSecureBoot, string(c.Firmware)},
 		{"VM_TPM", "{true}", "write false", c.TPM, "true"},
-		{"VM_WATCHDOG", "all but {none}", "write none", c.Watchdog != "" && c.Watchdog != WatchdogNone, string(c.Watchdog)},
 	}
 }
 

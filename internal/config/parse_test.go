@@ -97,8 +97,8 @@ func TestParse(t *testing.T) {
 		{"OK nothing to wait for without a network", map[string]string{"VM_NETWORK": "none"}, func(c *Config) {
 			c.Network, c.Forwards, c.Ready = ModeNone, nil, Ready{Kind: ReadyNone}
 		}},
-		{"OK life", map[string]string{"VM_SHUTDOWN_TIMEOUT": "90", "VM_REBOOT": "exit", "VM_WATCHDOG": "poweroff", "VM_SUPERVISE": "no", "VM_READY": "exec:systemctl is-active 'my unit'", "VM_DISPLAY": "vnc"}, func(c *Config) {
-			c.ShutdownTimeout, c.Reboot, c.Watchdog, c.Supervise, c.Display = 90*time.Second, RebootExit, WatchdogPowerOff, false, DisplayVNC
+		{"OK life", map[string]string{"VM_SHUTDOWN_TIMEOUT": "90", "VM_REBOOT": "exit", "VM_WATCHDOG": "reset", "VM_SUPERVISE": "no", "VM_READY": "exec:systemctl is-active 'my unit'", "VM_DISPLAY": "vnc"}, func(c *Config) {
+			c.ShutdownTimeout, c.Reboot, c.Watchdog, c.Supervise, c.Display = 90*time.Second, RebootExit, WatchdogReset, false, DisplayVNC
 			c.Ready = Ready{Kind: ReadyExec, Command: []string{"systemctl", "is-active", "my unit"}}
 		}},
 		{"OK observation", map[string]string{"VM_NETWORK": "bridge", "VM_HTTP": ":8080", "VM_HTTP_INTERCEPT": "1", "VM_HTTP_TOKEN": "s3cret", "VM_LOG_FORMAT": "JSON", "VM_LOG_LEVEL": "Warn", "VM_READY": "agent", "VM_TPM": "on"}, func(c *Config) {
@@ -287,11 +287,12 @@ func TestTogether(t *testing.T) {
 			`VM_HTTP_INTERCEPT="true": set without VM_HTTP; set VM_HTTP too, or neither`,
 			`VM_HTTP_INTERCEPT="true": only for VM_NETWORK=bridge; with VM_NETWORK=user the port is not the guest's, so leave it out`,
 		}},
-		{"bad nobody to supervise", map[string]string{"VM_SUPERVISE": "false", "VM_NETWORK": "passt", "VM_TPM": "true", "VM_VOLUMES": "a=/a", "VM_HTTP": ":80", "HOSTFWD": "[::1]:80:80"}, []string{
+		{"bad nobody to supervise", map[string]string{"VM_SUPERVISE": "false", "VM_NETWORK": "passt", "VM_TPM": "true", "VM_VOLUMES": "a=/a", "VM_WATCHDOG": "exit", "VM_HTTP": ":80", "HOSTFWD": "[::1]:80:80"}, []string{
 			`VM_SUPERVISE="false": not possible with VM_NETWORK=passt, where vmentry watches over passt; leave out one of the two`,
 			`VM_SUPERVISE="false": not possible with an IPv6 address in HOSTFWD, where vmentry relays IPv6, which QEMU does not forward; leave out one of the two`,
 			`VM_SUPERVISE="false": not possible with VM_TPM=true, where vmentry watches over the TPM; leave out one of the two`,
 			`VM_SUPERVISE="false": not possible with VM_VOLUMES, where vmentry watches over virtiofsd; leave out one of the two`,
+			`VM_SUPERVISE="false": not possible with VM_WATCHDOG=exit, where vmentry ends the VM; leave out one of the two`,
 			`VM_SUPERVISE="false": not possible with VM_HTTP, where vmentry serves it; leave out one of the two`,
 		}},
 		{"bad nobody sees the boot", map[string]string{"VM_READY": "boot", "VM_CONSOLE": "none", "VM_SUPERVISE": "false"}, []string{

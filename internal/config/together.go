@@ -92,6 +92,7 @@ func (p *parser) togetherSupervise(c *Config) {
 		{hasIPv6(c.Forwards), "an IPv6 address in HOSTFWD", "vmentry relays IPv6, which QEMU does not forward"},
 		{c.TPM, "VM_TPM=true", "vmentry watches over the TPM"},
 		{len(c.Volumes) > 0, "VM_VOLUMES", "vmentry watches over virtiofsd"},
+		{c.Watchdog == WatchdogPowerOff || c.Watchdog == WatchdogExit, "VM_WATCHDOG=" + string(c.Watchdog), "vmentry ends the VM"},
 		{!c.HTTP.IsZero(), "VM_HTTP", "vmentry serves it"},
 	}
 	for _, n := range needs {

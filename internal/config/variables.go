@@ -67,7 +67,7 @@ type raw struct {
 
 	ShutdownTimeout string `envconfig:"VM_SHUTDOWN_TIMEOUT" group:"Lifecycle" preset:"25s" meaning:"How long the guest may take to shut down, at most {24h}. The container platform has to allow a few seconds more than this"`
 	Reboot          string `envconfig:"VM_REBOOT" preset:"reset" meaning:"{reset}: a guest's reboot is a reboot. {exit}: it ends the container with code 76"`
-	Watchdog        string `envconfig:"VM_WATCHDOG" preset:"none" meaning:"What the guest's watchdog does when it is not fed: {reset}, {poweroff}, {exit}; {none}: there is none"`
+	Watchdog        string `envconfig:"VM_WATCHDOG" preset:"none" meaning:"What the guest's watchdog does when it is not fed: {reset}, {poweroff}, {exit} (the container ends with code 72); {none}: there is none"`
 	Supervise       string `envconfig:"VM_SUPERVISE" preset:"true" meaning:"{false}: replace vmentry by QEMU once all is ready. Nobody then presses the guest's power button when the container is stopped"`
 
 	Ready         string `envconfig:"VM_READY" group:"Observation" unset:"{tcp:22}; {none} without a network" meaning:"When the guest counts as ready: {tcp:PORT} (it accepts connections there), {agent} (its guest agent answers), {boot} (its console shows a login prompt, or systemd's last target), {exec:CMD} (the command succeeds in it), {none} (at once)"`

@@ -73,6 +73,8 @@ func TestArgs(t *testing.T) {
 			m.ExtraArgs = []string{"-device", "edu"}
 		}},
 		{"machine-options", func(m *Machine) { m.TypeOptions = "hpet=off,smm=on" }},
+		{"watchdog", func(m *Machine) { m.Watchdog = UnfedPause }},
+		{"watchdog-arm64", func(m *Machine) { m.Watchdog, m.Arch, m.Type = UnfedReset, "arm64", "virt" }},
 		{"arm64", func(m *Machine) { m.Arch, m.Type, m.CPUModel = "arm64", "virt", "max,pauth-impdef=on" }},
 		{"scsi", func(m *Machine) { m.Disks[0].Bus, m.Disks[1].Bus = SCSI, SCSI }},
 		{"sata", func(m *Machine) { m.Disks[0].Bus, m.Disks[1].Bus = SATA, SATA }},

@@ -54,6 +54,8 @@ type Machine struct {
 	Disks []Disk  // the first one is booted
 	NICs  []NIC
 
+	Watchdog Unfed // what becomes of a guest that does not feed its watchdog; empty: it has none
+
 	VNC     string   // optional: path of the socket at which VNC is served; there is a graphics card then
 	Volumes []Volume // of virtio-fs; with any, the guest's memory is shared with the programs that serve them. At most 8
 
@@ -157,6 +159,16 @@ type MonitorSocket struct {
 	ID   string
 	Path string
 }
+
+// Unfed is what QEMU does when the guest does not feed its watchdog (WatchdogAction in QEMU's qapi/run-state.json). QEMU's own poweroff is
+// not among them: it ends QEMU on the spot, with what it still has to write to the disks.
+type Unfed string
+
+// What QEMU can do then, after it has said so with the event WATCHDOG.
+const (
+	UnfedReset Unfed = "reset"
+	UnfedPause Unfed = "pause" // whoever hears the event decides
+)
 
 // Unsupervised is m for a QEMU that runs on its own: it begins at once, with the console on its own standard output.
 func (m Machine) Unsupervised() Machine {

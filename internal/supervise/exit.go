@@ -12,6 +12,7 @@ const (
 	Unavailable   = 69
 	Software      = 70
 	Panicked      = 71
+	Hung          = 72
 	IOError       = 74
 	ForcedOff     = 75
 	Rebooted      = 76
@@ -30,12 +31,22 @@ const (
 	byButton     = "host-qmp-system-reset"
 )
 
+// Unfed is what the user wants of a guest that does not feed its watchdog, where that is its end.
+type Unfed string
+
+// The ends that such a guest can have. Only one of them counts as a failure.
+const (
+	UnfedPowerOff Unfed = "poweroff"
+	UnfedExit     Unfed = "exit"
+)
+
 // End is how a VM came to its end.
 type End struct {
 	Status   syscall.WaitStatus // QEMU's
 	Shutdown string             // the reason of the last SHUTDOWN event, or ""
 	Stopped  bool               // vmentry was asked to stop
 	Forced   string             // why vmentry ended QEMU without the guest's consent, or ""
+	Unfed    Unfed              // QEMU was ended because the guest's watchdog was not fed, or ""
 	Lost     string             // the helper that the VM could not go on without and that ended, with its reason, or ""
 	Job      bool               // the guest had opened its exit port
 	Chosen   *int               // the code that the guest chose, from 0 to 63
@@ -51,6 +62,14 @@ func (e End) Code() (int, string) {
 		return Unavailable, "the VM was ended, because what it needs has: " + e.Lost
 	case e.Forced != "":
 		return ForcedOff, "the guest was forced off: " + e.Forced
+	case e.Unfed == UnfedExit:
+		return Hung, "the guest hangs: it has not fed its watchdog"
+	case e.Unfed != "" && e.Chosen != nil:
+		return *e.Chosen, fmt.Sprintf("the guest chose %d, and was powered off because it has not fed its watchdog", *e.Chosen)
+	case e.Unfed != "" && e.Job:
+		return Hung, "a job has not fed its watchdog, and was powered off before it had chosen its exit code"
+	case e.Unfed != "":
+		return OK, "the guest was powered off, because it has not fed its watchdog"
 	case e.Status.Signaled():
 		s := e.Status.Signal()
 		return Signalled + int(s), fmt.Sprintf("QEMU was killed by signal %d (%s)", int(s), s)

@@ -26,7 +26,10 @@ type Ladder struct {
 	// Second asks the guest in another way than by the button, when it has not heeded that for a third of Timeout. Nil: there is
 	// none. It must end when its context does, and may take no longer than to be asked.
 	Second func(context.Context) error
-	Log    *slog.Logger
+	// Unfed gets something when the guest is known to hang, because it has not fed its watchdog: it is not waited for any longer.
+	// Nil: there is none.
+	Unfed <-chan struct{}
+	Log   *slog.Logger
 }
 
 // Descend brings vm down and returns when it has ended. It says whether the guest was forced off, and why; a second
@@ -41,19 +44,26 @@ func (l Ladder) Descend(vm *Process, panel Panel, first os.Signal, signals <-cha
 	if forced == "" {
 		return ""
 	}
-	l.Log.Warn("forcing the guest off", "reason", forced)
+	l.Force(vm, panel, forced)
+	return forced
+}
+
+// Force brings vm down without asking the guest, for the reason that is given, and returns when it has ended.
+func (l Ladder) Force(vm *Process, panel Panel, reason string) {
+	l.Log.Warn("forcing the guest off", "reason", reason)
 	if err := l.try(panel.Quit); err != nil {
 		l.Log.Warn("QEMU does not take the order to quit, it gets SIGTERM", "error", err)
 		vm.Terminate()
 	}
 	if ended(vm, l.Flush) {
-		return forced
+		return
 	}
 	l.Log.Error("QEMU does not end, it is killed; the guest's last writes may be lost", "waited", l.Flush)
 	vm.Kill()
 	<-vm.Done()
-	return forced
 }
+
+const unfed = "it has not fed its watchdog"
 
 // press returns "" when the VM has ended by itself, else the reason why the guest is not waited for any longer.
 func (l Ladder) press(vm *Process, panel Panel, first os.Signal, signals <-chan os.Signal) string {
@@ -74,6 +84,8 @@ func (l Ladder) press(vm *Process, panel Panel, first os.Signal, signals <-chan 
 			return ""
 		case <-deadline.C:
 			return fmt.Sprintf("it did not shut down within %s (VM_SHUTDOWN_TIMEOUT)", l.Timeout)
+		case <-l.Unfed:
+			return unfed
 		case <-second.C:
 			if l.Second != nil {
 				go l.second()

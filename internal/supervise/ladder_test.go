@@ -83,6 +83,7 @@ func TestLadder(t *testing.T) {
 		signals []os.Signal // that arrive while stopping
 		first   os.Signal
 		timeout time.Duration
+		unfed   bool   // the guest hangs
 		forced  string // part of the reason; "" is not forced
 		status  func(syscall.WaitStatus) bool
 	}{
@@ -114,6 +115,9 @@ func TestLadder(t *testing.T) {
 			signals: []os.Signal{syscall.SIGTERM, syscall.SIGINT},
 			panel:   func(vm *Process) *panel { return &panel{quit: func(int) error { vm.Kill(); return nil }} },
 			status:  syscall.WaitStatus.Signaled},
+		{name: "hangs by its watchdog, is not waited for", script: waits, first: syscall.SIGTERM, timeout: time.Hour, unfed: true, forced: "watchdog",
+			panel:  func(vm *Process) *panel { return &panel{quit: func(int) error { vm.Kill(); return nil }} },
+			status: syscall.WaitStatus.Signaled},
 		{name: "SIGINT after SIGTERM waits", script: "sleep 0.3", first: syscall.SIGTERM, timeout: time.Hour,
 			signals: []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP},
 			panel:   func(*Process) *panel { return &panel{} },
@@ -128,6 +132,11 @@ func TestLadder(t *testing.T) {
 			}
 			l := Ladder{Timeout: tt.timeout, Press: 20 * time.Millisecond, Flush: 500 * time.Millisecond, Answer: 20 * time.Millisecond,
 				Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+			if tt.unfed {
+				c := make(chan struct{}, 1)
+				c <- struct{}{}
+				l.Unfed = c
+			}
 			forced := l.Descend(vm, tt.panel(vm), tt.first, signals)
 			if (tt.forced == "") != (forced == "") || !strings.Contains(forced, tt.forced) {
 				t.Errorf("forced: %q, want %q", forced, tt.forced)

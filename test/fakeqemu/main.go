@@ -7,6 +7,7 @@
 //	poweroff=TIME    the guest powers off so long after it began to run
 //	panic=TIME       the guest's kernel panics
 //	reboot=TIME      the guest reboots
+//	watchdog=TIME    the guest's watchdog is not fed; watchdog=button: after the power button was pressed
 //	choose=TEXT      the guest writes TEXT to its exit port, then powers off
 //	job              the guest has its exit port open
 //	die=SIGNAL       QEMU is killed by the signal of that number, a moment after the guest began to run
@@ -67,6 +68,7 @@ type qemu struct {
 	words  map[string]string
 	ports  map[string]net.Listener // by chardev id
 	reboot string                  // what a reboot does
+	unfed  string                  // what the watchdog does
 	start  chan struct{}           // closed when the guest runs
 
 	mu       sync.Mutex
@@ -115,7 +117,7 @@ func (q *qemu) run(args []string) {
 		case "-mon":
 			monitors = append(monitors, options(a)["chardev"])
 		case "-action":
-			q.reboot = options(a)["reboot"]
+			q.reboot, q.unfed = options(a)["reboot"], options(a)["watchdog"]
 		}
 	}
 	for _, id := range monitors {
@@ -200,7 +202,7 @@ func (q *qemu) guest() {
 		}
 		q.end("guest-shutdown", 0)
 	}
-	for _, word := range []string{"poweroff", "panic", "reboot", "die", "end"} {
+	for _, word := range []string{"watchdog", "poweroff", "panic", "reboot", "die", "end"} {
 		value, ok := q.words[word]
 		if !ok {
 			continue
@@ -216,11 +218,12 @@ func (q *qemu) guest() {
 		case "panic":
 			q.event("GUEST_PANICKED", map[string]any{"action": "poweroff"})
 			q.end("guest-panic", 0)
-		case "reboot":
-			if q.reboot == "shutdown" {
-				q.end("guest-reset", 0)
+		case "watchdog":
+			if value != "button" {
+				q.bite()
 			}
-			q.event("RESET", map[string]any{"guest": true, "reason": "guest-reset"})
+		case "reboot":
+			q.restart()
 		case "die":
 			// a Go program does not die of most signals as another would
 			syscall.Exec("/bin/sh", []string{"sh", "-c", "kill -" + value + " $$"}, nil)
@@ -228,6 +231,21 @@ func (q *qemu) guest() {
 			n, _ := strconv.Atoi(value)
 			os.Exit(n)
 		}
+	}
+}
+
+func (q *qemu) restart() {
+	if q.reboot == "shutdown" {
+		q.end("guest-reset", 0)
+	}
+	q.event("RESET", map[string]any{"guest": true, "reason": "guest-reset"})
+}
+
+// bite is what happens when the watchdog is not fed.
+func (q *qemu) bite() {
+	q.event("WATCHDOG", map[string]any{"action": q.unfed})
+	if q.unfed == "reset" {
+		q.restart()
 	}
 }
 
@@ -329,6 +347,9 @@ func (q *qemu) press() {
 	q.presses++
 	n := q.presses
 	q.mu.Unlock()
+	if q.words["watchdog"] == "button" {
+		q.bite()
+	}
 	heeded := 1
 	switch b := q.words["button"]; b {
 	case "":
@@ -345,7 +366,7 @@ func (q *qemu) press() {
 func types(arguments json.RawMessage) []map[string]string {
 	var a struct{ Implements string }
 	json.Unmarshal(arguments, &a)
-	names := []string{"virtio-blk-pci", "virtio-net-pci", "virtio-rng-pci", "virtio-balloon-pci", "virtio-serial-pci", "virtserialport", "pvpanic", "pvpanic-pci", "virtio-scsi-pci", "scsi-hd", "scsi-cd", "ide-hd", "ide-cd", "nvme", "ich9-ahci", "e1000", "e1000e", "rtl8139", "vmxnet3"}
+	names := []string{"virtio-blk-pci", "virtio-net-pci", "virtio-rng-pci", "virtio-balloon-pci", "virtio-serial-pci", "virtserialport", "pvpanic", "pvpanic-pci", "i6300esb", "virtio-scsi-pci", "scsi-hd", "scsi-cd", "ide-hd", "ide-cd", "nvme", "ich9-ahci", "e1000", "e1000e", "rtl8139", "vmxnet3"}
 	if a.Implements == "user-creatable" {
 		names = []string{"rng-builtin"}
 	}
