@@ -128,49 +128,6 @@ func (s *settings) chooseCPU(cfg config.Config, host Host) {
 	}
 }
 
-const (
-	defaultMemory = 4 << 30
-	leastMemory   = 64 << 20 // below this no system boots
-)
-
-func (s *settings) chooseMemory(cfg config.Config, host Host, mistakes *config.Mistakes) {
-	limit := host.Limits.Memory
-	beside, who := passtMemory(cfg), "QEMU itself"
-	switch volumes := volumeMemory(cfg); {
-	case beside > 0 && volumes > 0:
-		beside, who = beside+volumes, "QEMU, passt and virtiofsd"
-	case volumes > 0:
-		beside, who = volumes, "QEMU and virtiofsd"
-	case beside > 0:
-		who = "QEMU and passt"
-	}
-	most := qemu.MemoryWithin(s.accel, max(limit-beside, 0), s.cpus)
-	need := func(memory int64) config.Bytes {
-		return config.Bytes(qemu.Overhead(s.accel, memory, s.cpus) + beside)
-	}
-	switch {
-	case mistakes.Has("VM_MEMORY"):
-	case cfg.Memory > 0:
-		s.memory = int64(cfg.Memory)
-		s.note("memory", cfg.Memory.String(), "VM_MEMORY")
-		if limit > 0 && s.memory > most {
-			*mistakes = append(*mistakes, config.Mistake{Variable: "VM_MEMORY", Value: cfg.Memory.String(), Problem: fmt.Sprintf(
-				"the container's memory limit is %s, of which %s must be left for %s: it would be killed when the guest uses its memory; at most %s, or raise the limit",
-				config.Bytes(limit), need(s.memory), who, config.Bytes(most))})
-		}
-	case limit > 0 && most < leastMemory:
-		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_MEMORY", Problem: fmt.Sprintf(
-			"the container's memory limit of %s leaves %s for the guest, which is too little; raise the limit to %s at least",
-			config.Bytes(limit), config.Bytes(most), config.Bytes(leastMemory)+need(leastMemory))})
-	case limit > 0 && most < defaultMemory:
-		s.memory = most
-		s.note("memory", config.Bytes(most).String(), fmt.Sprintf("the container's limit of %s, less %s for %s", config.Bytes(limit), need(most), who))
-	default:
-		s.memory = defaultMemory
-		s.note("memory", config.Bytes(s.memory).String(), "the default")
-	}
-}
-
 // multiThreaded says whether TCG may run each vCPU in a thread of its own: not where the guest's processor orders memory
 // accesses more strictly than the host's (QEMU docs/devel/multi-thread-tcg.rst).
 func (s *settings) multiThreaded(host Host) bool {

@@ -2,7 +2,7 @@
 # Makes the tiny guest of the tests: test/tinyguest/build.sh OUTDIR → OUTDIR/vmlinuz, OUTDIR/initrd, OUTDIR/initrd-net, OUTDIR/initrd-agent
 #
 # Debian's kernel and static busybox, straight from their packages: nothing is installed, no root is needed. initrd-net is initrd and
-# what tests of the network need besides: Debian's dhcpcd, dhclient and iperf3, and netd. initrd-agent is initrd and
+# what tests of the network and of memory need besides: Debian's dhcpcd, dhclient and iperf3, netd and fill. initrd-agent is initrd and
 # Debian's QEMU guest agent.
 # See init for what the guest can do.
 set -euo pipefail
@@ -111,7 +111,7 @@ net_tools() {
 	install -m 755 "$SRC/vmtest-ask" "$dir/bin/vmtest-ask"
 	cp -L "$work/root/usr/$lib"/{libc.so.6,libm.so.6,libcrypto.so.3,libz.so.1,libzstd.so.1,libiperf.so.0,libsctp.so.1,libgcc_s.so.1} "$dir/$lib/"
 	cp -L "$work/root/usr/$lib/ld-linux-x86-64.so.2" "$dir/lib64/"
-	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go -C "$REPO" build -trimpath -ldflags '-s -w' -o "$dir/bin/netd" ./test/tinyguest/netd
+	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go -C "$REPO" build -trimpath -ldflags '-s -w' -o "$dir/bin/" ./test/tinyguest/netd ./test/tinyguest/fill
 }
 
 # The guest agent with its libraries, and the two programs that it runs by name.
