@@ -114,6 +114,7 @@ func (g *guestAgent) setTime(ctx context.Context) {
 			g.log.Info("the guest's clock was set, after a pause")
 			return
 		case errors.Is(err, agent.ErrAbsent):
+			g.log.Info("the guest's clock is late by its pause, unless the guest sets it: it has no agent")
 			return
 		case errors.As(err, &refused): // it sets the clock first, and fails where the guest has no hwclock or no RTC
 			g.log.Debug("the guest's clock, after a pause", "error", err)

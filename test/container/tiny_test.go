@@ -42,6 +42,22 @@ func TestUnprivileged(t *testing.T) {
 	}
 }
 
+// TestPanic: what the kernel has said last is the container's termination message.
+func TestPanic(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(log, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := run(t, tiny(t, "vmtest.panic=0", "--volume", log+":/dev/termination-log"))
+	m.wants(71, "panicked")
+	message, _ := os.ReadFile(log)
+	for _, want := range []string{"(exit code 71)\n", "vmtest: panic\n", "Kernel panic - not syncing: sysrq triggered crash\n"} {
+		if !strings.Contains(string(message), want) {
+			t.Errorf("the termination message does not say %q:\n%s", want, message)
+		}
+	}
+}
+
 // TestSecondContainerOnTheSameData must be refused, and say by whom.
 func TestSecondContainerOnTheSameData(t *testing.T) {
 	data := volume(t)
