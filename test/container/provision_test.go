@@ -270,28 +270,3 @@ func TestIgnitionFails(t *testing.T) {
 		}
 	}
 }
-
-// The job uses most of the memory that it has before it comes to an end.
-const job = `variant: fcos
-version: 1.4.0
-systemd:
-  units:
-    - name: job.service
-      enabled: true
-      contents: |
-        [Service]
-        Type=oneshot
-        ExecStart=/bin/sh -c 'mount -o remount,size=80%% /dev/shm && head -c 400M /dev/zero >/dev/shm/fill'
-        ExecStart=/bin/sh -c 'echo 7 >/dev/virtio-ports/org.vmentry.exit'
-        ExecStopPost=/bin/systemctl poweroff --no-block
-        [Install]
-        WantedBy=multi-user.target
-`
-
-// TestJob ends the container with the code that a unit in the guest has chosen. The guest has the memory that vmentry
-// takes to fit into the container's limit: if it did not, the code would be that of a killed QEMU.
-func TestJob(t *testing.T) {
-	t.Parallel()
-	m := run(t, append(settings("CONFIG="+job, "VM_READY=none"), "--memory", "1g"))
-	m.wants(7, "the guest has chosen its exit code", "the guest chose 7")
-}
