@@ -16,9 +16,6 @@ const terminationLog = "/dev/termination-log"
 // maxTermination is how much of it Kubernetes keeps, in bytes.
 const maxTermination = 4096
 
-// lastLines is how many lines of the console go with a message about a guest that has failed.
-const lastLines = 20
-
 // leaveMessage writes why the VM has ended to path, and for a guest that has panicked or hung the end of its console. There is such a file only in a
 // pod; that it cannot be written is no reason to say more.
 func leaveMessage(path, why string, code int, console []byte) {
@@ -36,10 +33,36 @@ func lastMessage(why string, code int, console []byte) string {
 	if code != supervise.Panicked && code != supervise.Hung {
 		return text[:min(len(text), maxTermination)]
 	}
-	lines := strings.Split(strings.TrimSpace(plain(console)), "\n")
-	end := strings.Join(lines[max(0, len(lines)-lastLines):], "\n") + "\n"
-	room := max(0, maxTermination-len(text))
-	return text + end[max(0, len(end)-room):]
+	return text + lastLines(plain(console), maxTermination-len(text))
+}
+
+// panicLine is what Linux begins the report of a panic with. Much of the report comes after it.
+var panicLine = regexp.MustCompile(`(?m)^.*Kernel panic - not syncing.*\n`)
+
+// lastLines are as many whole lines from the end of console as have room, in bytes. If the line that says why the kernel has panicked is not
+// among them it comes first.
+func lastLines(console string, room int) string {
+	console = strings.TrimSpace(console) + "\n"
+	if len(console) <= room {
+		return console
+	}
+	first := ""
+	if found := panicLine.FindAllString(console, -1); len(found) > 0 {
+		first = found[len(found)-1]
+	}
+	if end := wholeLines(console, room); strings.Contains(end, first) || len(first) > room {
+		return end
+	}
+	return first + wholeLines(console, room-len(first))
+}
+
+// wholeLines are the lines that have room, or the end of the last one if not even that has.
+func wholeLines(text string, room int) string {
+	end := text[len(text)-min(room, len(text)):]
+	if _, whole, ok := strings.Cut(end, "\n"); ok && whole != "" && len(end) < len(text) {
+		return whole
+	}
+	return end
 }
 
 // controls are what a terminal acts on and a message cannot show.

@@ -15,8 +15,13 @@ func TestLastMessage(t *testing.T) {
 	if !strings.HasPrefix(panicked, "the guest's kernel panicked (exit code 71)\n") || !strings.HasSuffix(panicked, "\nKernel panic - not syncing: \nCPU: 0\n") {
 		t.Errorf("%q", panicked)
 	}
-	if n := strings.Count(panicked, "\n"); n != 1+lastLines {
-		t.Errorf("%d lines", n)
+	if len(panicked) > maxTermination || !strings.Contains(panicked, "(exit code 71)\nearlier\nearlier\n") {
+		t.Errorf("%d bytes: %q", len(panicked), panicked)
+	}
+	trace := []byte("before\r\n[ 1.0] Kernel panic - not syncing: why\r\n" + strings.Repeat("[ 1.1]  in_some_function+0x1/0x2\r\n", 200))
+	traced := lastMessage("x", supervise.Panicked, trace)
+	if len(traced) > maxTermination || !strings.HasPrefix(traced, "x (exit code 71)\n[ 1.0] Kernel panic - not syncing: why\n[ 1.1]  in") {
+		t.Errorf("the reason of the panic is not in it: %q", traced)
 	}
 	if hung := lastMessage("the guest hangs", supervise.Hung, console); !strings.HasSuffix(hung, "CPU: 0\n") {
 		t.Errorf("%q", hung)
