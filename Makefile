@@ -12,7 +12,7 @@ SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh inter
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build web guest tinyguest passt virtiofsd image run stop test test-container e2e-k8s bench bench-network bench-disk fault fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build web guest tinyguest passt virtiofsd image run stop test test-container e2e-k8s bench bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -68,6 +68,10 @@ bench-disk: tinyguest ## what each kind of disk costs, as a ratio to a raw file 
 	test/fio/cached.sh >/dev/null
 	go test -run '^$$' -bench Disk -benchtime $(ROUNDS)x -timeout 90m ./test
 	go test -run '^$$' -bench Start -benchtime 20x ./test
+
+bench-overhead: tinyguest passt virtiofsd ## what a VM costs beside its guest: memory and idle CPU time of each process, and a probe (root)
+	bash -c '. images/lib.sh; need_packages qemu-system-x86 qemu-utils'
+	go test -run '^$$' -bench Overhead -benchtime 1x -timeout 20m ./test
 
 fault: ## vmentry and its helpers killed, and calls failing, at everything that they change on a disk; FAULTS=all, or how often in each scene (root)
 	bash -c '. images/lib.sh; need_packages qemu-utils mount'

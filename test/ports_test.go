@@ -11,7 +11,7 @@ import (
 )
 
 // port is a TCP port that nobody listens on.
-func port(t *testing.T) int {
+func port(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
