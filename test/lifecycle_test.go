@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vmentry/vmentry/test/transcript"
 )
 
 // TestExitCodes provokes each row of the table of exit codes, with a QEMU that only pretends.
@@ -157,17 +159,22 @@ func backed(t *testing.T) string {
 func TestStopBeforeTheGuestRuns(t *testing.T) {
 	tools := t.TempDir()
 	// a qemu-img that takes its time
-	script := "#!/bin/sh\necho slow >&2\ntouch " + tools + "/started\nexec sleep 1000\n"
+	script := "#!/bin/sh\necho slow >&2\nexec tail -f \"$0\"\n"
 	if err := os.WriteFile(filepath.Join(tools, "qemu-img"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	img := image(t, "qcow2")
 	m := start(t, append(pretend(""), "PATH="+tools+":"+binaries.FakeQEMU+":"+os.Getenv("PATH"), "VM_IMAGE="+img))
-	for !exists(filepath.Join(tools, "started")) {
-		time.Sleep(10 * time.Millisecond)
+	for give := time.Now().Add(transcript.Patience); len(processesOf(tools)) == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(give) {
+			t.Fatal("qemu-img was not started")
+		}
 	}
 	m.signal(syscall.SIGTERM)
 	m.wants(143, "SIGTERM")
+	if left := processesOf(tools); len(left) > 0 {
+		t.Errorf("still running: %q", left)
+	}
 	for _, f := range contents(t, m.data) {
 		if strings.HasSuffix(f, ".qcow2") {
 			t.Errorf("half an overlay was left: %s", f)
