@@ -72,6 +72,8 @@ func (s stop) codes(log string) []int {
 		return []int{137}
 	case s.how == endQEMU:
 		return []int{70}
+	case log == "":
+		return []int{143, 130, 129} // before this program's first instruction
 	case !strings.Contains(log, "QEMU started"):
 		return []int{143}
 	case s.how == impatient && !s.ignored:
