@@ -269,11 +269,11 @@ func anybodys(t *testing.T) string {
 // tiny are options for the guest that boots in seconds, told by words what to do (see test/tinyguest/init).
 func tiny(t *testing.T, words string, options ...string) []string {
 	t.Helper()
-	dir := os.Getenv("VMENTRY_TINYGUEST")
-	if dir == "" {
-		dir = filepath.Join("..", "..", ".cache", "tinyguest")
+	cache := os.Getenv("VMENTRY_CACHE")
+	if cache == "" {
+		cache = filepath.Join("..", "..", ".cache")
 	}
-	dir, err := filepath.Abs(dir)
+	dir, err := filepath.Abs(filepath.Join(cache, "tinyguest"))
 	if err != nil {
 		t.Fatal(err)
 	}
