@@ -97,7 +97,11 @@ func (a applier) do(ctx context.Context, p Plan, f Facts, s Step, lock *Lock) er
 	case ActionRestore:
 		return a.restore(ctx, f.Restore, lock)
 	case ActionCheck:
-		return a.check(ctx, p.checked(f), lock, p.dirty)
+		file := p.file()
+		if f.Disk != nil { // before a merge that is the overlay, which becomes another file
+			file.path = f.Disk.Path
+		}
+		return a.check(ctx, p.Input.qemuImg(), file, lock, p.dirty)
 	case ActionCreate, ActionCopy:
 		return a.newDisk(ctx, p, lock)
 	case ActionRenew:
@@ -113,7 +117,7 @@ func (a applier) do(ctx context.Context, p Plan, f Facts, s Step, lock *Lock) er
 			return err
 		}
 		// A cluster that was taken behind the end of the file is not seen by a check until the file has grown beyond it.
-		return a.check(ctx, p, lock, false)
+		return a.check(ctx, p.Input.qemuImg(), p.file(), lock, false)
 	case ActionNVRAM:
 		return a.nvram(p)
 	}

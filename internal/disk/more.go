@@ -75,6 +75,8 @@ type MoreDisk struct {
 // checkable says that it can be looked through for what an end that was not clean has left: a qcow2 file that the guest writes.
 func (d MoreDisk) checkable() bool { return d.Format == FormatQCOW2 && !d.ReadOnly }
 
+func (d MoreDisk) file() qcow2File { return qcow2File{d.Path, d.Device} }
+
 // lockable says that the disk needs a lock of its own: what is in the data directory has that directory's.
 func (d MoreDisk) lockable() bool { return !d.Made }
 

@@ -52,8 +52,7 @@ func (a moreApplier) apply(ctx context.Context, p MorePlan, lock *Lock) error {
 
 func (a moreApplier) do(ctx context.Context, p MorePlan, f MoreFacts, s MoreStep, lock *Lock) error {
 	check := func(dirty bool) error {
-		asMain := Plan{Path: p.Disks[s.Disk].Path, Input: Input{QEMUImg: p.Input.QEMUImg, Confine: p.Input.Confine}}
-		return a.check(ctx, asMain, lock, dirty)
+		return a.check(ctx, p.Input.qemuImg(), p.Disks[s.Disk].file(), lock, dirty)
 	}
 	switch s.Action {
 	case ActionClean:

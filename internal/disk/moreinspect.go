@@ -112,9 +112,10 @@ func (f *MoreFacts) listMade(in MoreInput) error {
 		name, isDisk := strings.CutSuffix(entry.Name(), ".qcow2")
 		wanted := slices.ContainsFunc(in.Disks, func(d More) bool { return d.Path == "" && d.Name == name })
 		switch {
-		case isHalfMade(entry.Name()) && in.Beside:
 		case isHalfMade(entry.Name()):
-			f.Leftovers = append(f.Leftovers, path)
+			if !in.Beside {
+				f.Leftovers = append(f.Leftovers, path)
+			}
 		case isDisk && !wanted:
 			f.Unused = append(f.Unused, path)
 		}

@@ -103,7 +103,7 @@ func (p *MorePlan) planDisk(d More, found foundDisk, f MoreFacts) *Error {
 	}
 	switch {
 	case found.exists && f.Unclean && disk.checkable():
-		p.planCheck(disk)
+		p.Steps = append(p.Steps, MoreStep{disk.file().checkStep(), len(p.Disks)})
 	case found.dirty:
 		p.Warnings = append(p.Warnings, found.path+" was not closed cleanly; QEMU repairs its reference counts as it opens it")
 	}
@@ -115,15 +115,6 @@ func (p *MorePlan) planDisk(d More, found foundDisk, f MoreFacts) *Error {
 	}
 	p.Disks = append(p.Disks, disk)
 	return err
-}
-
-// planCheck plans a look at a disk that was perhaps not closed.
-func (p *MorePlan) planCheck(d MoreDisk) {
-	asMain := Plan{Path: d.Path}
-	p.Steps = append(p.Steps, MoreStep{Step{
-		Action: ActionCheck, Text: fmt.Sprintf("check %s, because its last end was not clean", d.Path),
-		Commands: [][]string{append([]string{"qemu-img"}, asMain.checkArgs("-q", "-r", "leaks")...)},
-	}, len(p.Disks)})
 }
 
 // checks says whether the plan has a check of the disk with that number.

@@ -264,11 +264,10 @@ func (p *Plan) planCheck(unclean, dirty bool) {
 		return
 	}
 	p.dirty = dirty
-	p.Steps = append(p.Steps, Step{
-		Action: ActionCheck, Text: fmt.Sprintf("check %s, because its last end was not clean", p.Path),
-		Commands: [][]string{append([]string{"qemu-img"}, p.checkArgs("-q", "-r", "leaks")...)},
-	})
+	p.Steps = append(p.Steps, p.file().checkStep())
 }
+
+func (p *Plan) file() qcow2File { return qcow2File{p.Path, p.Device} }
 
 // usable refuses a disk that must not be used whatever its base.
 func (p *Plan) usable(d *GuestDisk) error {
