@@ -11,17 +11,19 @@ import (
 
 // arpRequest is a frame that asks who has an IPv4 address (RFC 826).
 func arpRequest(mac net.HardwareAddr, sender, target netip.Addr) []byte {
-	frame := ethernet(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, unix.ETH_P_ARP)
-	frame = append(frame, 0, 1, 8, 0, 6, 4, 0, 1) // Ethernet, IPv4, the lengths of their addresses, a request
-	frame = append(append(frame, mac...), sender.AsSlice()...)
-	return append(append(frame, make([]byte, 6)...), target.AsSlice()...)
+	return arp(1, net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, sender, make([]byte, 6), target)
 }
 
 // arpReply is a frame in which the host at mac says to another that it has an IPv4 address.
 func arpReply(mac net.HardwareAddr, address netip.Addr, toMAC net.HardwareAddr, to netip.Addr) []byte {
-	frame := append(ethernet(toMAC, mac, unix.ETH_P_ARP), 0, 1, 8, 0, 6, 4, 0, 2)
-	frame = append(append(frame, mac...), address.AsSlice()...)
-	return append(append(frame, toMAC...), to.AsSlice()...)
+	return arp(2, toMAC, mac, address, toMAC, to)
+}
+
+// arp is a frame to receiver with an ARP message: what the sender asks or says, and of which target.
+func arp(operation byte, receiver, senderMAC net.HardwareAddr, sender netip.Addr, targetMAC net.HardwareAddr, target netip.Addr) []byte {
+	frame := append(ethernet(receiver, senderMAC, unix.ETH_P_ARP), 0, 1, 8, 0, 6, 4, 0, operation) // Ethernet, IPv4, the lengths of their addresses
+	frame = append(append(frame, senderMAC...), sender.AsSlice()...)
+	return append(append(frame, targetMAC...), target.AsSlice()...)
 }
 
 // solicitation is a frame that asks who has an IPv6 address (RFC 4861, section 4.3), sent to the group of those that may (RFC 4291,
@@ -34,7 +36,13 @@ func solicitation(mac net.HardwareAddr, sender, target netip.Addr) []byte {
 	return neighbourFrame(&ndp.NeighborSolicitation{
 		TargetAddress: target,
 		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: mac}},
-	}, net.HardwareAddr{0x33, 0x33, group[12], group[13], group[14], group[15]}, mac, to, sender)
+	}, groupMAC(to), mac, to, sender)
+}
+
+// groupMAC is the MAC of an IPv6 group (RFC 2464, section 7).
+func groupMAC(group netip.Addr) net.HardwareAddr {
+	b := group.As16()
+	return net.HardwareAddr{0x33, 0x33, b[12], b[13], b[14], b[15]}
 }
 
 // neighbourFrame is a frame with a message of neighbour discovery; nil if there can be none.

@@ -197,18 +197,14 @@ func TestGuestServes(t *testing.T) {
 	}
 }
 
-// ndpFrame is a message of IPv6's neighbour discovery.
+// ndpFrame is a message of IPv6's neighbour discovery, to a group.
 func ndpFrame(t *testing.T, from net.HardwareAddr, src, dst netip.Addr, m ndp.Message) []byte {
 	t.Helper()
-	message, err := ndp.MarshalMessageChecksum(m, src, dst)
-	if err != nil {
-		t.Fatal(err)
+	frame := neighbourFrame(m, groupMAC(dst), from, dst, src)
+	if frame == nil {
+		t.Fatalf("there can be no %T", m)
 	}
-	group := dst.As16()
-	frame := ethernet(net.HardwareAddr{0x33, 0x33, group[12], group[13], group[14], group[15]}, from, unix.ETH_P_IPV6)
-	frame = binary.BigEndian.AppendUint16(append(frame, 0x60, 0, 0, 0), uint16(len(message)))
-	frame = append(append(append(frame, unix.IPPROTO_ICMPV6, 255), src.AsSlice()...), dst.AsSlice()...)
-	return append(frame, message...)
+	return frame
 }
 
 // TestNotTwice: whoever asks for the guest's address gets one answer at most, the guest's, and the guest does not hear its own question from

@@ -267,8 +267,8 @@ func forgetIntercept() error {
 				continue
 			}
 			r.Family = family
-			if err := netlink.RuleDel(&r); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("cannot delete the routing rule %d: %w", interceptPriority, err)
+			if err := deleteRule(&r); err != nil {
+				return err
 			}
 		}
 	}

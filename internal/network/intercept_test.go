@@ -22,37 +22,38 @@ func interceptInput(t *testing.T) Input {
 	return in
 }
 
-// neighbour puts one more host on the pod's wire, which is not its gateway and has a MAC of its own.
-func neighbour(t *testing.T, peer func(string, ...string) string) (namespace string) {
+// anotherSpace makes one more namespace, has it joined to the others, and runs commands of ip there.
+func anotherSpace(t *testing.T, name string, join func(namespace string), commands ...string) (namespace string) {
 	t.Helper()
-	namespace = podName + "-neighbour"
+	namespace = podName + "-" + name
 	run(t, "ip", "netns", "add", namespace)
 	t.Cleanup(func() { exec.Command("ip", "netns", "del", namespace).Run() })
-	peer("ip", "link", "add", "near0", "link", "host0", "type", "macvlan", "mode", "bridge")
-	peer("ip", "link", "set", "near0", "netns", namespace)
-	for _, command := range []string{"addr add 10.7.0.9/24 dev near0", "addr add fd07::9/64 dev near0 nodad", "link set near0 up"} {
+	join(namespace)
+	for _, command := range commands {
 		run(t, "ip", append([]string{"-n", namespace}, strings.Fields(command)...)...)
 	}
 	return namespace
 }
 
+// neighbour puts one more host on the pod's wire, which is not its gateway and has a MAC of its own.
+func neighbour(t *testing.T, peer func(string, ...string) string) (namespace string) {
+	t.Helper()
+	return anotherSpace(t, "neighbour", func(namespace string) {
+		peer("ip", "link", "add", "near0", "link", "host0", "type", "macvlan", "mode", "bridge")
+		peer("ip", "link", "set", "near0", "netns", namespace)
+	}, "addr add 10.7.0.9/24 dev near0", "addr add fd07::9/64 dev near0 nodad", "link set near0 up")
+}
+
 // beyond puts a host behind the peer, by a link that carries less than both ends think: the pod has to hear of it from the peer.
 func beyond(t *testing.T, peer func(string, ...string) string) (namespace string) {
 	t.Helper()
-	namespace = podName + "-beyond"
-	run(t, "ip", "netns", "add", namespace)
-	t.Cleanup(func() { exec.Command("ip", "netns", "del", namespace).Run() })
-	peer("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-	peer("ip", "link", "add", "far0", "mtu", "1300", "type", "veth", "peer", "name", "eth0", "mtu", "1400", "netns", namespace)
-	for _, command := range []string{"addr add 10.9.0.1/24 dev far0", "addr add fd09::1/64 dev far0 nodad", "link set far0 up"} {
-		peer("ip", strings.Fields(command)...)
-	}
-	for _, command := range []string{
-		"addr add 10.9.0.2/24 dev eth0", "addr add fd09::2/64 dev eth0 nodad", "link set eth0 up", "route add default via 10.9.0.1", "-6 route add default via fd09::1",
-	} {
-		run(t, "ip", append([]string{"-n", namespace}, strings.Fields(command)...)...)
-	}
-	return namespace
+	return anotherSpace(t, "beyond", func(namespace string) {
+		peer("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+		peer("ip", "link", "add", "far0", "mtu", "1300", "type", "veth", "peer", "name", "eth0", "mtu", "1400", "netns", namespace)
+		for _, command := range []string{"addr add 10.9.0.1/24 dev far0", "addr add fd09::1/64 dev far0 nodad", "link set far0 up"} {
+			peer("ip", strings.Fields(command)...)
+		}
+	}, "addr add 10.9.0.2/24 dev eth0", "addr add fd09::2/64 dev eth0 nodad", "link set eth0 up", "route add default via 10.9.0.1", "-6 route add default via fd09::1")
 }
 
 // greet listens in the namespace of the test and sends everyone who connects a line with his address, and then more than a few segments hold.
@@ -64,19 +65,10 @@ func greet(t *testing.T, port int) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					fmt.Fprintln(conn, hostPart(conn.RemoteAddr()))
-					io.WriteString(conn, strings.Repeat("x", greeting))
-				}()
-			}
-		}()
+		go serveTCP(l, func(conn net.Conn) {
+			fmt.Fprintln(conn, hostPart(conn.RemoteAddr()))
+			io.WriteString(conn, strings.Repeat("x", greeting))
+		})
 	}
 }
 

@@ -102,6 +102,14 @@ func listRules(family int) ([]netlink.Rule, error) {
 	return rules, nil
 }
 
+// deleteRule deletes a routing rule, if it is there.
+func deleteRule(rule *netlink.Rule) error {
+	if err := netlink.RuleDel(rule); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot delete the routing rule %d: %w", rule.Priority, err)
+	}
+	return nil
+}
+
 func outwardRule(family int) *netlink.Rule {
 	rule := netlink.NewRule()
 	rule.Family, rule.Priority, rule.Table = family, outwardPriority, outwardTable
@@ -118,8 +126,8 @@ func forgetOutward() error {
 		if !have {
 			continue
 		}
-		if err := netlink.RuleDel(outwardRule(family)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("cannot delete the routing rule %d: %w", outwardPriority, err)
+		if err := deleteRule(outwardRule(family)); err != nil {
+			return err
 		}
 	}
 	kept, err := retry(func() ([]netlink.Route, error) {

@@ -117,14 +117,19 @@ func (s space) echo(t *testing.T, name, address string) {
 				tcp.Close()
 				udp.Close()
 			})
-			go serveTCP(tcp, name)
+			go serveTCP(tcp, func(conn net.Conn) {
+				b := make([]byte, 100)
+				n, _ := conn.Read(b)
+				fmt.Fprintf(conn, "%s %s %s", name, hostPart(conn.RemoteAddr()), b[:n])
+			})
 			go serveUDP(udp, name)
 		}
 		return nil
 	})
 }
 
-func serveTCP(l net.Listener, name string) {
+// serveTCP serves each connection until the listener is closed.
+func serveTCP(l net.Listener, each func(net.Conn)) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -132,9 +137,7 @@ func serveTCP(l net.Listener, name string) {
 		}
 		go func() {
 			defer conn.Close()
-			b := make([]byte, 100)
-			n, _ := conn.Read(b)
-			fmt.Fprintf(conn, "%s %s %s", name, hostPart(conn.RemoteAddr()), b[:n])
+			each(conn)
 		}()
 	}
 }
