@@ -43,5 +43,5 @@ func (v *vm) endUnfed(panel supervise.Panel) {
 	v.mu.Lock()
 	v.end.Unfed = supervise.Unfed(v.plan.Config.Watchdog)
 	v.mu.Unlock()
-	v.ladder().Force(v.process, panel, "it has not fed its watchdog")
+	v.ladder().Force(v.process, panel, supervise.Starved)
 }

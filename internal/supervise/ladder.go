@@ -63,7 +63,8 @@ func (l Ladder) Force(vm *Process, panel Panel, reason string) {
 	<-vm.Done()
 }
 
-const unfed = "it has not fed its watchdog"
+// Starved is why a guest that hangs is not waited for.
+const Starved = "it has not fed its watchdog"
 
 // press returns "" when the VM has ended by itself, else the reason why the guest is not waited for any longer.
 func (l Ladder) press(vm *Process, panel Panel, first os.Signal, signals <-chan os.Signal) string {
@@ -85,7 +86,7 @@ func (l Ladder) press(vm *Process, panel Panel, first os.Signal, signals <-chan 
 		case <-deadline.C:
 			return fmt.Sprintf("it did not shut down within %s (VM_SHUTDOWN_TIMEOUT)", l.Timeout)
 		case <-l.Unfed:
-			return unfed
+			return Starved
 		case <-second.C:
 			if l.Second != nil {
 				go l.second()
