@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vmentry/vmentry/test/cache"
 )
 
 // tiny are the settings for the guest that boots in seconds, told by words what to do (see tinyguest/init). There is no
@@ -23,22 +25,9 @@ func tiny(t testing.TB, words string, settings ...string) []string {
 // guestOf is [tiny] with the guest in a directory of the cache.
 func guestOf(t testing.TB, name, words string, settings ...string) []string {
 	t.Helper()
-	cache := os.Getenv("VMENTRY_CACHE")
-	if cache == "" {
-		cache = filepath.Join("..", ".cache")
-	}
-	dir, err := filepath.Abs(filepath.Join(cache, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	kernel, initrd := filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initrd")
-	for _, f := range []string{kernel, initrd} {
-		if !exists(f) {
-			t.Fatalf("there is no %s: `make tinyguest` builds it", f)
-		}
-	}
+	dir := cache.Dir(t, name, "vmlinuz", "initrd")
 	return append([]string{
-		"VM_KERNEL=" + kernel, "VM_INITRD=" + initrd, "VM_CMDLINE=console=ttyS0 quiet no_timer_check panic=0 " + words,
+		"VM_KERNEL=" + filepath.Join(dir, "vmlinuz"), "VM_INITRD=" + filepath.Join(dir, "initrd"), "VM_CMDLINE=console=ttyS0 quiet no_timer_check panic=0 " + words,
 		"VM_IMAGE=none", "VM_MEMORY=256M", "VM_CPUS=1", "HOSTFWD=none", "VM_READY=none", "VM_NAME=tiny",
 	}, settings...)
 }

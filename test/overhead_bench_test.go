@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vmentry/vmentry/test/cache"
 )
 
 // What is measured: how long a VM is left alone, how often it is asked, and what RAM its guest has, by which that is known from the rest.
@@ -39,7 +41,8 @@ func BenchmarkOverhead(b *testing.B) {
 		b.Fatal(err)
 	}
 	at := fmt.Sprintf("127.0.0.1:%d", port(b))
-	m := startIn(b, data, run, tiny(b, "vmtest.listen=22", "PATH="+cachedTools(b)+":"+os.Getenv("PATH"), "VM_IMAGE="+image(b, "qcow2"),
+	tools := cache.Dir(b, "passt", "passt") + ":" + cache.Dir(b, "virtiofsd", "virtiofsd")
+	m := startIn(b, data, run, tiny(b, "vmtest.listen=22", "PATH="+tools+":"+os.Getenv("PATH"), "VM_IMAGE="+image(b, "qcow2"),
 		"VM_VOLUMES=share="+share, "VM_NETWORK=passt", "VM_READY=tcp:22", "VM_HTTP="+at))
 	m.stderr.Await(b, "INF ready")
 	for range 10 { // what was never asked for has cost nothing yet
@@ -58,24 +61,6 @@ func BenchmarkOverhead(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 	m.signal(syscall.SIGTERM)
 	m.exit()
-}
-
-// cachedTools are the folders of the helpers that tests use.
-func cachedTools(b *testing.B) string {
-	b.Helper()
-	cache := os.Getenv("VMENTRY_CACHE")
-	if cache == "" {
-		cache = filepath.Join("..", ".cache")
-	}
-	var path []string
-	for _, tool := range []string{"passt", "virtiofsd"} {
-		dir, err := filepath.Abs(filepath.Join(cache, tool))
-		if err != nil || !exists(filepath.Join(dir, tool)) {
-			b.Fatalf("there is no %s in %s: `make %s` builds it", tool, dir, tool)
-		}
-		path = append(path, dir)
-	}
-	return strings.Join(path, ":")
 }
 
 // measure looks at the VM's processes before and after a time in which nobody does anything.

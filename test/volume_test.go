@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmentry/vmentry/test/cache"
 	"github.com/vmentry/vmentry/test/process"
 	"github.com/vmentry/vmentry/test/transcript"
 )
@@ -28,16 +29,9 @@ type sharing struct {
 // pathWithVirtiofsd has Debian 13's virtiofsd first.
 func pathWithVirtiofsd(t *testing.T) string {
 	t.Helper()
-	cache := os.Getenv("VMENTRY_CACHE")
-	if cache == "" {
-		cache = filepath.Join("..", ".cache")
-	}
-	dir, err := filepath.Abs(filepath.Join(cache, "virtiofsd"))
-	if err == nil {
-		dir, err = filepath.EvalSymlinks(dir)
-	}
-	if err != nil || !exists(filepath.Join(dir, "virtiofsd")) {
-		t.Fatalf("there is no virtiofsd in %s: `make virtiofsd` builds it", dir)
+	dir, err := filepath.EvalSymlinks(cache.Dir(t, "virtiofsd", "virtiofsd"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	return "PATH=" + dir + ":" + os.Getenv("PATH")
 }

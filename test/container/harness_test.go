@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmentry/vmentry/test/cache"
 	"github.com/vmentry/vmentry/test/transcript"
 )
 
@@ -269,17 +270,7 @@ func anybodys(t *testing.T) string {
 // tiny are options for the guest that boots in seconds, told by words what to do (see test/tinyguest/init).
 func tiny(t *testing.T, words string, options ...string) []string {
 	t.Helper()
-	cache := os.Getenv("VMENTRY_CACHE")
-	if cache == "" {
-		cache = filepath.Join("..", "..", ".cache")
-	}
-	dir, err := filepath.Abs(filepath.Join(cache, "tinyguest"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "initrd")); err != nil {
-		t.Fatalf("there is no tiny guest in %s: `make tinyguest` builds it", dir)
-	}
+	dir := cache.Dir(t, "tinyguest", "vmlinuz", "initrd")
 	return append(append(settings(
 		"VM_KERNEL=/tiny/vmlinuz", "VM_INITRD=/tiny/initrd", "VM_CMDLINE=console=ttyS0 quiet no_timer_check panic=0 "+words,
 		"VM_MEMORY=256M", "VM_CPUS=1", "VM_READY=none"), "--volume", dir+":/tiny:ro"), options...)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/vmentry/vmentry/test/cache"
 	"github.com/vmentry/vmentry/test/pod"
 	"github.com/vmentry/vmentry/test/process"
 )
@@ -75,7 +76,7 @@ func (c *container) environment(t testing.TB) []string {
 	t.Helper()
 	kernel, initrd := tinyGuest(t)
 	return append([]string{
-		"PATH=" + cached(t, "passt", "passt") + ":" + os.Getenv("PATH"), "HOME=/", "TMPDIR=" + os.TempDir(), "VM_DATA_DIR=" + c.data, "VM_RUN_DIR=" + c.run,
+		"PATH=" + cache.Dir(t, "passt", "passt") + ":" + os.Getenv("PATH"), "HOME=/", "TMPDIR=" + os.TempDir(), "VM_DATA_DIR=" + c.data, "VM_RUN_DIR=" + c.run,
 		"VM_KERNEL=" + kernel, "VM_INITRD=" + initrd, "VM_CMDLINE=console=ttyS0 quiet no_timer_check panic=0 vmtest.commands " + c.words,
 		"VM_IMAGE=none", "VM_MEMORY=192M", "VM_CPUS=1", "VM_ACCEL=tcg", "VM_READY=none",
 	}, c.settings...)
@@ -84,25 +85,8 @@ func (c *container) environment(t testing.TB) []string {
 // tinyGuest are the files of the guest that boots in seconds, with its tools for networks.
 func tinyGuest(t testing.TB) (kernel, initrd string) {
 	t.Helper()
-	dir := cached(t, "tinyguest", "initrd-net")
+	dir := cache.Dir(t, "tinyguest", "initrd-net")
 	return filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initrd-net")
-}
-
-// cached is the folder of the cache that `make name` makes, and that must have a file.
-func cached(t testing.TB, name, file string) string {
-	t.Helper()
-	cache := os.Getenv("VMENTRY_CACHE")
-	if cache == "" {
-		cache = filepath.Join("..", "..", ".cache")
-	}
-	dir, err := filepath.Abs(filepath.Join(cache, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
-		t.Fatalf("%v: `make %s` makes it", err, name)
-	}
-	return dir
 }
 
 // vm is one start of vmentry in a container.
