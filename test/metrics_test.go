@@ -14,7 +14,7 @@ import (
 	"github.com/vmentry/vmentry/test/transcript"
 )
 
-// of is a prefix of the names of metrics that only a mode with cards of vmentry's has; test/network has them.
+// ofBridges begin the names of metrics that only a mode with cards of vmentry's has; test/network has them.
 var ofBridges = []string{"vmentry_network_", "vmentry_dhcp_"}
 
 // TestMetrics: what docs/operations.md lists is what Prometheus gets, and each number is what has happened.

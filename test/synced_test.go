@@ -3,7 +3,6 @@ package test
 import (
 	"fmt"
 	"math/rand"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -24,13 +23,7 @@ const (
 // TestSyncedWritesOutliveKills kills QEMU, or vmentry with it, while the guest writes. What the guest was told to be on its disk must be
 // there after the next start. VMENTRY_KILL_ROUNDS says how often.
 func TestSyncedWritesOutliveKills(t *testing.T) {
-	rounds := 3
-	if s := os.Getenv("VMENTRY_KILL_ROUNDS"); s != "" {
-		var err error
-		if rounds, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+	rounds := int(number(t, "VMENTRY_KILL_ROUNDS", 3))
 	for _, mode := range []string{"overlay", "copy"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()

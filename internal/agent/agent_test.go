@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/vmentry/vmentry/test/listen"
 )
 
 // asked is a request as a test's agent gets it.
@@ -33,28 +35,6 @@ type asked struct {
 
 		Input []byte `json:"input-data"`
 	}
-}
-
-// pretend listens as QEMU does, one client at a time, and lets the test's agent speak with it.
-func pretend(t testing.TB, agent func(net.Conn)) (path string) {
-	t.Helper()
-	path = filepath.Join(t.TempDir(), "agent.sock")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			agent(conn)
-			conn.Close()
-		}
-	}()
-	return path
 }
 
 // obeys is an agent that syncs as it should, and answers every other request with what answer writes.
@@ -107,7 +87,7 @@ func TestCommands(t *testing.T) {
 			{"name": "eth0\u001b]0;x\u0007", "hardware-address": "52:54:00:00:00:01", "ip-addresses": [{"ip-address": "10.0.2.15", "prefix": 24},
 			{"ip-address": "fe80::1%eth0", "prefix": 64}, {"ip-address": "not one", "prefix": 8}, {"ip-address": "10.0.0.1", "prefix": 2000}]}, {"name": "odd", "hardware-address": "zz"}]}`,
 	}
-	a := client(t, pretend(t, obeys(func(w io.Writer, r asked) {
+	a := client(t, listen.Unix(t, obeys(func(w io.Writer, r asked) {
 		fmt.Fprintln(w, strings.ReplaceAll(answers[r.Execute], "\n", " "))
 	})))
 	ctx := soon(t)
@@ -139,7 +119,7 @@ func TestShutdown(t *testing.T) {
 		}
 		told.Store(r.Arguments.Mode)
 	})
-	if err := client(t, pretend(t, obedient)).Shutdown(soon(t)); err != nil || told.Load() != "powerdown" {
+	if err := client(t, listen.Unix(t, obedient)).Shutdown(soon(t)); err != nil || told.Load() != "powerdown" {
 		t.Errorf("%v, told %v", err, told.Load())
 	}
 	refuses := obeys(func(w io.Writer, r asked) {
@@ -149,14 +129,14 @@ func TestShutdown(t *testing.T) {
 		}
 		fmt.Fprintln(w, `{"error": {"class": "GenericError", "desc": "no"}}`)
 	})
-	if err := client(t, pretend(t, refuses)).Shutdown(soon(t)); !errors.As(err, new(*CommandError)) {
+	if err := client(t, listen.Unix(t, refuses)).Shutdown(soon(t)); !errors.As(err, new(*CommandError)) {
 		t.Errorf("refused: %v", err)
 	}
 }
 
 func TestRun(t *testing.T) {
 	looks := 0
-	a := client(t, pretend(t, obeys(func(w io.Writer, r asked) {
+	a := client(t, listen.Unix(t, obeys(func(w io.Writer, r asked) {
 		switch {
 		case r.Execute == "guest-exec" && r.Arguments.Path == "cat" && string(r.Arguments.Input) == "in" && r.Arguments.Env[0] == "A=b":
 			fmt.Fprintln(w, `{"return": {"pid": 7}}`)
@@ -183,7 +163,7 @@ func TestRun(t *testing.T) {
 // TestStale: what was said before the sync, and half of it, is no answer.
 func TestStale(t *testing.T) {
 	stale := strings.Repeat("x", 300<<10) + "\n{\"return\": {\"pid\": 1}}\n\xff{\"return\": 1}\n\xff\xff{\"return\": \xff\xff{half"
-	a := client(t, pretend(t, func(conn net.Conn) {
+	a := client(t, listen.Unix(t, func(conn net.Conn) {
 		io.WriteString(conn, stale)
 		obeys(func(w io.Writer, r asked) { fmt.Fprintln(w, `{"return": {"pid": 42}}`) })(conn)
 	}))
@@ -196,7 +176,7 @@ func TestStale(t *testing.T) {
 // TestOneAnswerTooMuch: answers that nobody asked for do not become those to later requests.
 func TestOneAnswerTooMuch(t *testing.T) {
 	n := 0
-	a := client(t, pretend(t, obeys(func(w io.Writer, r asked) {
+	a := client(t, listen.Unix(t, obeys(func(w io.Writer, r asked) {
 		n++
 		fmt.Fprintf(w, `{"return": {"pid": %d}}`+"\n"+`{"return": {"pid": 1000}}`+"\n", n)
 	})))
@@ -241,7 +221,7 @@ func TestHostile(t *testing.T) {
 	for name, agent := range agents {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := client(t, pretend(t, agent))
+			a := client(t, listen.Unix(t, agent))
 			for range 2 {
 				ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 				pid, err := a.Start(ctx, Program{Path: "x"})
@@ -264,7 +244,7 @@ func TestEndlessIsBounded(t *testing.T) {
 		"an answer":       obeys(func(w io.Writer, _ asked) { endless(w, "x") }),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := client(t, pretend(t, agent)).Ping(soon(t)); !errors.Is(err, errTooLong) {
+			if err := client(t, listen.Unix(t, agent)).Ping(soon(t)); !errors.Is(err, errTooLong) {
 				t.Error(err)
 			}
 		})
@@ -275,7 +255,7 @@ func TestEndlessIsBounded(t *testing.T) {
 func TestGivenUp(t *testing.T) {
 	var connections atomic.Int32
 	late := make(chan struct{})
-	path := pretend(t, func(conn net.Conn) {
+	path := listen.Unix(t, func(conn net.Conn) {
 		first := connections.Add(1) == 1
 		obeys(func(w io.Writer, r asked) {
 			if first {
@@ -303,7 +283,7 @@ func TestGivenUp(t *testing.T) {
 
 func TestAbsent(t *testing.T) {
 	there := false
-	a := client(t, pretend(t, obeys(says(`{"return": {}}`+"\n"))))
+	a := client(t, listen.Unix(t, obeys(says(`{"return": {}}`+"\n"))))
 	a.There = func() bool { return there }
 	if err := a.Ping(soon(t)); !errors.Is(err, ErrAbsent) {
 		t.Error(err)
@@ -317,7 +297,7 @@ func TestAbsent(t *testing.T) {
 // relayed is an agent behind a relay, and how often it was asked something.
 func relayed(t *testing.T, agent func(net.Conn)) (relay string, a *Agent) {
 	t.Helper()
-	a = client(t, pretend(t, agent))
+	a = client(t, listen.Unix(t, agent))
 	relay = filepath.Join(t.TempDir(), "relay.sock")
 	l, err := net.Listen("unix", relay)
 	if err != nil {
@@ -438,7 +418,7 @@ func TestRelayPassesErrors(t *testing.T) {
 
 // TestLocked: two that share a socket without an owner do not speak at once.
 func TestLocked(t *testing.T) {
-	path := pretend(t, obeys(says(`{"return": {}}`+"\n")))
+	path := listen.Unix(t, obeys(says(`{"return": {}}`+"\n")))
 	lock := filepath.Join(t.TempDir(), "lock")
 	first, second := &Agent{Dial: Locked(lock, Dialer(path))}, &Agent{Dial: Locked(lock, Dialer(path))}
 	if err := first.Ping(soon(t)); err != nil {

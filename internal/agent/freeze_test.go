@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/vmentry/vmentry/test/listen"
 )
 
 // freezer is an agent that can freeze.
@@ -66,7 +68,7 @@ func TestWhileFrozen(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			a := client(t, pretend(t, obeys(tt.freezer.answer)))
+			a := client(t, listen.Unix(t, obeys(tt.freezer.answer)))
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			defer cancel()
 			ran := false

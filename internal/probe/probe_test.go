@@ -7,29 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// at serves each connection to a socket with serve, and returns the socket's path.
-func at(t *testing.T, serve func(net.Conn)) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serve(conn)
-			conn.Close()
-		}
-	}()
-	return path
-}
+	"github.com/vmentry/vmentry/test/listen"
+)
 
 func TestAsk(t *testing.T) {
 	for _, c := range []struct {
@@ -49,7 +29,7 @@ func TestAsk(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			asked := make(chan string, 1)
-			path := at(t, func(conn net.Conn) {
+			path := listen.Unix(t, func(conn net.Conn) {
 				b := make([]byte, 100)
 				n, _ := conn.Read(b)
 				asked <- string(b[:n])
@@ -81,7 +61,7 @@ func TestNobody(t *testing.T) {
 func TestSilence(t *testing.T) {
 	end := make(chan struct{})
 	defer close(end)
-	path := at(t, func(net.Conn) { <-end })
+	path := listen.Unix(t, func(net.Conn) { <-end })
 	if yes, reason, ok := ask(path, "/readyz", 50*time.Millisecond); yes || string(reason) != Silence || !ok {
 		t.Errorf("%v, %q, %v", yes, reason, ok)
 	}
