@@ -41,11 +41,6 @@ func (c *cluster) blockVolume(claim string) {
 		}
 		return
 	}
-	name := c.namespace + "-" + claim
-	c.feed(fmt.Sprintf(`{"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": %q}, "spec": {
-		"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": "Retain", "volumeMode": "Block",
-		"claimRef": {"namespace": %q, "name": %q}, "local": {"path": %q},
-		"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}]}}}}`,
-		name, c.namespace, claim, device), "apply", "--filename", "-")
-	c.t.Cleanup(func() { c.kubectl("delete", "persistentvolume", name, "--wait=false") })
+	c.persistentVolume(claim, "1Gi", fmt.Sprintf(`"volumeMode": "Block", "local": {"path": %q},
+		"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}]}}`, device))
 }

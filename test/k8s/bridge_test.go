@@ -22,9 +22,8 @@ func TestBridge(t *testing.T) {
 	}
 	login()
 
-	c.kubectl("exec", "bridge-vm", "--", "sh", "-c",
-		`for p in /proc/[0-9]*; do read -r name <"$p/comm"; case $name in qemu*) kill -KILL "${p#/proc/}" ;; esac; done`)
-	c.await("pod/bridge-vm", ".status.containerStatuses[0].restartCount", func(s string) bool { return s == "1" })
+	c.signalQEMU("bridge-vm", "KILL")
+	c.await("pod/bridge-vm", ".status.containerStatuses[0].restartCount", is("1"))
 	if code := c.field("pod/bridge-vm", ".status.containerStatuses[0].lastState.terminated.exitCode"); code != "137" {
 		t.Errorf("exit code %s, want 137", code)
 	}

@@ -136,13 +136,36 @@ func (c *cluster) await(object, path string, satisfies func(string) bool) string
 	}
 }
 
-const readyCondition = `.status.conditions[?(@.type=="Ready")].status`
+// condition is where an object says whether it is ready, complete, ….
+func condition(name string) string { return `.status.conditions[?(@.type=="` + name + `")].status` }
+
+// is a value that a field has to have, for [cluster.await].
+func is(want string) func(string) bool { return func(s string) bool { return s == want } }
 
 // ready waits until a pod is ready.
 func (c *cluster) ready(pod string) {
 	c.t.Helper()
-	c.await("pod/"+pod, readyCondition, func(s string) bool { return s == "True" })
+	c.await("pod/"+pod, condition("Ready"), is("True"))
 }
+
+// signalQEMU sends a pod's QEMU a signal, from inside the pod.
+func (c *cluster) signalQEMU(pod, signal string) {
+	c.t.Helper()
+	c.kubectl("exec", pod, "--", "sh", "-c",
+		`for p in /proc/[0-9]*; do read -r name <"$p/comm"; case $name in qemu*) kill -`+signal+` "${p#/proc/}" ;; esac; done`)
+}
+
+// persistentVolume makes a volume for a claim, and takes it away at the end of the test. spec says where it is.
+func (c *cluster) persistentVolume(claim, size, spec string) {
+	c.t.Helper()
+	name := c.volumeName(claim)
+	c.feed(fmt.Sprintf(`{"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": %q}, "spec": {
+		"capacity": {"storage": %q}, "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": "Retain",
+		"claimRef": {"namespace": %q, "name": %q}, %s}}`, name, size, c.namespace, claim, spec), "apply", "--filename", "-")
+	c.t.Cleanup(func() { c.kubectl("delete", "persistentvolume", name, "--wait=false") })
+}
+
+func (c *cluster) volumeName(claim string) string { return c.namespace + "-" + claim }
 
 // awaitAnother waits until there is another pod of the same name, and it is ready.
 func (c *cluster) awaitAnother(pod, uid string) {

@@ -11,7 +11,7 @@ import (
 func TestJob(t *testing.T) {
 	c := newCluster(t)
 	c.apply("job.yaml")
-	c.await("job/job-vm", condition("Complete"), isTrue)
+	c.await("job/job-vm", condition("Complete"), is("True"))
 
 	text, err := os.ReadFile(filepath.Join("..", "..", "examples", "k8s", "job.yaml"))
 	if err != nil {
@@ -19,7 +19,7 @@ func TestJob(t *testing.T) {
 	}
 	fails := strings.NewReplacer("job-vm", "job-fails", `echo "hello from $(hostname)"`, "exit 7").Replace(string(text))
 	c.feed(fails, "apply", "--filename", "-")
-	c.await("job/job-fails", condition("Failed"), isTrue)
+	c.await("job/job-fails", condition("Failed"), is("True"))
 	ended := func(field string) string {
 		return c.kubectl("get", "pods", "--selector", "app=job-fails", "--output", "jsonpath={.items[*].status.containerStatuses[0].state.terminated."+field+"}")
 	}
@@ -30,7 +30,3 @@ func TestJob(t *testing.T) {
 		t.Errorf("the termination message is %q", message)
 	}
 }
-
-func condition(name string) string { return `.status.conditions[?(@.type=="` + name + `")].status` }
-
-func isTrue(s string) bool { return s == "True" }

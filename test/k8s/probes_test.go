@@ -11,7 +11,6 @@ func TestProbes(t *testing.T) {
 	c.secretKey("probes-vm")
 	c.apply("probes.yaml")
 	const pod, container = "pod/probes-vm", ".status.containerStatuses[0]"
-	is := func(want string) func(string) bool { return func(s string) bool { return s == want } }
 	inGuest := func(command string) {
 		t.Helper()
 		c.kubectl("exec", "probes-vm", "--", "vmentry", "exec", "--", "sh", "-c", command)
@@ -24,7 +23,7 @@ func TestProbes(t *testing.T) {
 	c.ready("probes-vm")
 
 	inGuest("systemctl stop ssh.socket ssh.service 2>/dev/null; ! pgrep -x sshd")
-	c.await(pod, readyCondition, is("False"))
+	c.await(pod, condition("Ready"), is("False"))
 	inGuest("systemctl start ssh.service")
 	c.ready("probes-vm")
 	if n := c.field(pod, container+".restartCount"); n != "0" {
@@ -42,8 +41,7 @@ func TestProbes(t *testing.T) {
 	}
 	c.ready("probes-vm")
 
-	c.kubectl("exec", "probes-vm", "--", "sh", "-c",
-		`for p in /proc/[0-9]*; do read -r name <"$p/comm"; case $name in qemu*) kill -STOP "${p#/proc/}" ;; esac; done`)
+	c.signalQEMU("probes-vm", "STOP")
 	if out, err := c.command("exec", "probes-vm", "--", "vmentry", "probe", "live").CombinedOutput(); err == nil || !strings.Contains(string(out), "QEMU does not answer") {
 		t.Errorf("a QEMU that hangs: %v, %s", err, out)
 	}

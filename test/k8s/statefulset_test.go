@@ -48,19 +48,15 @@ func (c *cluster) volume(claim string) {
 	if c.kubectl("get", "storageclass", "--output", "name") != "" {
 		return
 	}
-	name := c.namespace + "-" + claim
-	c.feed(fmt.Sprintf(`{"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": %q}, "spec": {
-		"capacity": {"storage": "10Gi"}, "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": "Retain",
-		"claimRef": {"namespace": %q, "name": %q}, "hostPath": {"path": %q, "type": "DirectoryOrCreate"}}}`,
-		name, c.namespace, claim, volumes+"/"+name), "apply", "--filename", "-")
+	name := c.volumeName(claim)
+	c.persistentVolume(claim, "10Gi", fmt.Sprintf(`"hostPath": {"path": %q, "type": "DirectoryOrCreate"}`, volumes+"/"+name))
 	c.t.Cleanup(func() {
 		c.kubectl("delete", "statefulset,pod", "--selector", "app=vm", "--wait", "--timeout", "3m")
 		c.feed(fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sweep"}, "spec": {"restartPolicy": "Never",
 			"containers": [{"name": "sweep", "image": %q, "imagePullPolicy": "IfNotPresent", "command": ["rm", "-rf", "/volumes/%s"],
 				"volumeMounts": [{"name": "volumes", "mountPath": "/volumes"}]}],
 			"volumes": [{"name": "volumes", "hostPath": {"path": %q}}]}}`, image, name, volumes), "apply", "--filename", "-")
-		c.await("pod/sweep", ".status.phase", func(s string) bool { return s == "Succeeded" })
-		c.kubectl("delete", "persistentvolume", name, "--wait=false")
+		c.await("pod/sweep", ".status.phase", is("Succeeded"))
 	})
 }
 
