@@ -60,7 +60,7 @@ type VM struct {
 	runDir     string
 	milestones *Milestones
 
-	check sync.Mutex // one check at a time: those who wait for it share its answer
+	check chan struct{} // held by the one check that is under way: those who wait for it share the next one's answer
 
 	mu       sync.Mutex // guards what follows
 	about    About
@@ -74,14 +74,16 @@ type VM struct {
 
 // NewVM is a VM whose start has begun. ready is what its guest is to be before it counts as ready.
 func NewVM(ready Condition, runDir string, milestones *Milestones) *VM {
-	return &VM{ready: ready, runDir: runDir, milestones: milestones, last: Answer{Reason: "the VM is being prepared"}}
+	return &VM{ready: ready, runDir: runDir, milestones: milestones, check: make(chan struct{}, 1), last: Answer{Reason: "the VM is being prepared"}}
 }
 
 // Is tells what is known about the VM, which may become more while it is prepared.
 func (v *VM) Is(about About) { v.set(func() { v.about = about }) }
 
 // Runs tells that QEMU runs, and how the guest is asked.
-func (v *VM) Runs(guest Guest) { v.set(func() { v.guest = guest }) }
+func (v *VM) Runs(guest Guest) {
+	v.set(func() { v.guest, v.last = guest, Answer{Reason: "the guest has not answered yet"} })
+}
 
 // Stops tells that the VM is being brought down.
 func (v *VM) Stops() { v.set(func() { v.stopping = true }) }
@@ -118,15 +120,21 @@ func (v *VM) asked() (g Guest, booted bool, why string) {
 }
 
 // Ready says whether the guest is ready now. Whoever asks while somebody else's question is under way shares the answer: not more
-// than one connection at a time is made to the guest.
+// than one connection at a time is made to the guest. It answers when ctx ends at the latest, with what was found last if others' questions
+// have taken all the time.
 func (v *VM) Ready(ctx context.Context) Answer {
 	came := time.Now()
-	v.check.Lock()
-	defer v.check.Unlock()
-	v.mu.Lock()
-	last, at := v.last, v.lastAt
-	v.mu.Unlock()
-	if at.After(came) {
+	select {
+	case v.check <- struct{}{}:
+		defer func() { <-v.check }()
+	case <-ctx.Done():
+		last, _ := v.found()
+		if last.OK {
+			return Answer{false, "the guest has not answered for longer than this question may take"}
+		}
+		return last
+	}
+	if last, at := v.found(); at.After(came) {
 		return last
 	}
 	began := time.Now()
@@ -136,6 +144,13 @@ func (v *VM) Ready(ctx context.Context) Answer {
 	}
 	v.set(func() { v.last, v.lastAt = answer, began })
 	return answer
+}
+
+// found is the answer of the last check, and when that began.
+func (v *VM) found() (Answer, time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.last, v.lastAt
 }
 
 func (v *VM) askReady(ctx context.Context) Answer {

@@ -89,6 +89,35 @@ func TestReadyIsSharedAmongThoseWhoWait(t *testing.T) {
 	}
 }
 
+// TestReadyIsInTime: a guest that does not answer somebody else does not keep who asks from their answer.
+func TestReadyIsInTime(t *testing.T) {
+	vm := newVM(t, Condition{})
+	asked, release := make(chan struct{}, 100), make(chan struct{})
+	vm.Runs(&waitingGuest{asked: asked, release: release})
+	first := make(chan Answer)
+	go func() { first <- vm.Ready(context.Background()) }()
+	<-asked
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if a := vm.Ready(ctx); a.OK || a.Reason != "the guest has not answered yet" {
+		t.Errorf("before there was an answer: %v", a)
+	}
+	close(release)
+	if a := <-first; !a.OK {
+		t.Error(a)
+	}
+	release = make(chan struct{})
+	vm.Runs(&waitingGuest{asked: asked, release: release})
+	go func() { first <- vm.Ready(context.Background()) }()
+	<-asked
+	vm.set(func() { vm.last = Answer{true, "as it was"} })
+	if a := vm.Ready(ctx); a.OK || !strings.Contains(a.Reason, "has not answered for longer") {
+		t.Errorf("of a guest that was ready: %v", a)
+	}
+	close(release)
+	<-first
+}
+
 type waitingGuest struct {
 	fakeGuest
 	asked, release chan struct{}
