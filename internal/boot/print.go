@@ -37,7 +37,9 @@ func (p Plan) Text() (string, error) {
 	if lines := p.Image.Lines(); len(lines) > 0 {
 		section("Image", lines...)
 	}
-	section("Disk", p.diskLines()...)
+	if lines := p.diskLines(); len(lines) > 0 {
+		section("Disk", lines...)
+	}
 	if lines := p.More.Lines(); len(lines) > 0 {
 		section("More disks", lines...)
 	}
@@ -68,7 +70,11 @@ func (p Plan) diskLines() []string {
 	if p.Pending() {
 		return []string{"planned when the image is there, and with it the firmware, and the disk on QEMU's command line"}
 	}
-	return strings.Split(strings.TrimRight(p.Disk.String(), "\n"), "\n")
+	text := strings.TrimRight(p.Disk.String(), "\n")
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, "\n")
 }
 
 // warnings are those about the environment, a line each.

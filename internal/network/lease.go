@@ -1,9 +1,11 @@
 package network
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Lease is what the guest is told of its network: exactly what the pod had.
@@ -184,7 +186,11 @@ func LinkLocal(mac net.HardwareAddr) netip.Addr {
 }
 
 func (lease Lease) lines() []string {
-	var lines []string
+	line := fmt.Sprintf("the guest hears the host name %s, MTU %d", lease.HostName, lease.MTU)
+	if len(lease.Search) > 0 {
+		line += ", search domains " + strings.Join(lease.Search, ", ")
+	}
+	lines := []string{line}
 	if v4 := lease.V4; v4 != nil {
 		line := "the guest gets " + v4.Address.String()
 		if v4.Router.IsValid() {

@@ -78,6 +78,7 @@ func TestNATPlan(t *testing.T) {
 	lines := []string{
 		"nat: one virtio card, " + mac.String(),
 		"bridge vm-br0 has the guest's vm-tap0 (MTU 1500, queues 2)",
+		"the guest hears the host name vm, MTU 1500, search domains svc",
 		"the guest gets 10.0.2.15/24, router 10.0.2.2, DNS 10.96.0.10",
 		"the guest gets " + guest6.String() + ", router " + LinkLocal(madeMAC("bridge", mac)).String() + ", on the link " + ula.String() + ", DNS 2001:db8::53",
 		"the pod reaches the guest from 10.0.2.2, " + gateway6.String(),
