@@ -93,7 +93,10 @@ func (l Ladder) press(vm *Process, panel Panel, first os.Signal, signals <-chan 
 			}
 		case <-again.C:
 			select {
-			case <-pressed:
+			case err := <-pressed:
+				if err != nil { // and not because the VM has just ended
+					l.Log.Warn("the power button could not be pressed", "error", err)
+				}
 				pressed = l.button(panel)
 			default: // QEMU has not answered yet
 			}
@@ -110,17 +113,14 @@ func (l Ladder) press(vm *Process, panel Panel, first os.Signal, signals <-chan 
 }
 
 // button presses the power button, and does not wait for it: a QEMU that does not answer must not hold up the ladder.
-func (l Ladder) button(panel Panel) (pressed <-chan struct{}) {
-	done := make(chan struct{})
+func (l Ladder) button(panel Panel) (pressed <-chan error) {
+	done := make(chan error, 1)
 	go func() {
-		defer close(done)
 		// resume first: it does nothing to a guest that is running
 		if err := l.try(panel.Resume); err != nil {
 			l.Log.Debug("resume", "error", err)
 		}
-		if err := l.try(panel.Powerdown); err != nil {
-			l.Log.Warn("the power button could not be pressed", "error", err)
-		}
+		done <- l.try(panel.Powerdown)
 	}()
 	return done
 }

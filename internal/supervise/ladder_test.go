@@ -70,6 +70,28 @@ func TestLadderSecondWay(t *testing.T) {
 	}
 }
 
+// TestLadderSaysWhatFailed: a button that cannot be pressed is said, and not of a machine that has just gone off.
+func TestLadderSaysWhatFailed(t *testing.T) {
+	for _, last := range []int{1, 2} { // the press at which the machine goes off
+		vm := start(t, "exec sleep 1000")
+		var log strings.Builder
+		ladder := Ladder{Timeout: time.Minute, Press: 50 * time.Millisecond, Flush: time.Minute, Answer: time.Second, Log: slog.New(slog.NewTextHandler(&log, nil))}
+		buttons := &panel{powerdown: func(press int) error {
+			if press == last {
+				vm.Kill()
+				<-vm.Done()
+			}
+			return errors.New("broken")
+		}}
+		if forced := ladder.Descend(vm, buttons, syscall.SIGTERM, nil); forced != "" {
+			t.Errorf("forced off: %s", forced)
+		}
+		if said := strings.Contains(log.String(), "could not be pressed"); said != (last == 2) {
+			t.Errorf("off at press %d: %s", last, log.String())
+		}
+	}
+}
+
 func TestLadder(t *testing.T) {
 	const (
 		waits    = "exec sleep 1000"
