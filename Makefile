@@ -6,16 +6,16 @@ CACHE   := $(or $(VMENTRY_CACHE),$(CURDIR)/.cache)
 
 # Pinned: another version finds other things.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
-SCRIPTS := .ci/run test/all examples/docker/run images/build images/lib.sh internal/web/fetch.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/vmtest-ask test/tinyguest/shutdown \
+SCRIPTS := .ci/run test/all examples/docker/run images/build images/fetch images/update images/lib.sh images/vendor.sh internal/web/fetch.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/vmtest-ask test/tinyguest/shutdown \
 	$(addprefix images/debian/root/,usr/lib/quickboot/init usr/lib/quickboot/make usr/libexec/ignition-firstboot-complete \
 	etc/kernel/postinst.d/zz-quickboot etc/kernel/postrm.d/zz-quickboot) \
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build web guest tinyguest passt virtiofsd image run stop test test-container e2e-k8s bench bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build web guest tinyguest passt virtiofsd image images update-images run stop test test-container test-images e2e-k8s bench bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: web ## bin/vmentry, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/vmentry ./cmd/vmentry
@@ -39,6 +39,15 @@ virtiofsd: ## the virtiofsd that tests use, Debian 13's: .cache/virtiofsd
 image: build ## container images vmentry:latest and vmentry/debian:latest
 	images/build all
 
+images: build ## all container images: images/*. What cannot be had is named at the end
+	images/build images
+
+image-%: build ## the container image vmentry/NAME of images/NAME; ARCH=arm64
+	images/build $*
+
+update-images: ## move the pins of vendors' images (images/*/pins) to what is newest; NAME=ubuntu
+	images/update $(NAME)
+
 run: ## boot the Debian guest in a container and log in; ARGS=-it for its console, ARGS=--fresh for a new disk
 	@examples/docker/run $(ARGS)
 
@@ -51,6 +60,10 @@ test: ## install what is needed, build everything, run all tests (root)
 test-container: image tinyguest ## the container images' tests alone
 	bash -c '. images/lib.sh; need_packages catatonit'
 	go test -count=1 -timeout 30m -v ./test/container
+
+test-images: image tinyguest ## vendors' images alone: fetched from a web server of the test's, built and booted
+	bash -c '. images/lib.sh; need_packages $(IMAGES_TEST_PACKAGES)'
+	go test -count=1 -timeout 30m -v ./test/images
 
 e2e-k8s: ## the examples on a cluster: KUBECONFIG=FILE; E2E_IMPORT=COMMAND brings an image there
 	go test -count=1 -timeout 90m -v ./test/k8s

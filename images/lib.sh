@@ -15,6 +15,15 @@ die() {
 	exit 1
 }
 
+# this_arch: this machine's, as Debian and containers call it.
+this_arch() {
+	case $(uname -m) in
+	x86_64) echo amd64 ;;
+	aarch64) echo arm64 ;;
+	*) uname -m ;;
+	esac
+}
+
 need_root() {
 	[ "$(id -u)" = 0 ] || die "$1 must run as root (it makes a Debian root file system)"
 }
@@ -56,6 +65,17 @@ need_packages() {
 	command -v apt-get >/dev/null || die "these Debian packages are needed, and there is no apt-get: ${missing[*]}"
 	[ "$(id -u)" = 0 ] || die "these Debian packages are needed: sudo apt-get install ${missing[*]}"
 	step "apt-get-${missing[0]}" '3 minutes' "installing Debian packages: ${missing[*]}" apt_install "${missing[@]}"
+}
+
+# need_tools COMMAND PACKAGE…: pairs. Installs the Debian packages of the commands that are not there; so a machine that is no Debian does as
+# well, if it has them.
+need_tools() {
+	local missing=()
+	while [ $# -gt 0 ]; do
+		command -v "$1" >/dev/null || missing+=("$2")
+		shift 2
+	done
+	[ ${#missing[@]} = 0 ] || need_packages "${missing[@]}"
 }
 
 apt_install() {
