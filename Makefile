@@ -12,7 +12,7 @@ SCRIPTS := .ci/run test/all examples/docker/run images/build images/fetch images
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build web guest tinyguest passt virtiofsd image images update-images run stop test test-container test-images e2e-k8s bench bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build web guest tinyguest passt virtiofsd image images update-images run stop test test-manifests test-container test-images e2e-k8s bench bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -57,6 +57,9 @@ stop: ## shut it down
 test: ## install what is needed, build everything, run all tests (root)
 	test/all
 
+test-manifests: ## the manifests of examples/k8s, without a cluster: every field, every reference, and what vmentry says of them
+	cd test/manifests && go vet . && CGO_ENABLED=0 go test -count=1 -timeout 20m .
+
 test-container: image tinyguest ## the container images' tests alone
 	bash -c '. images/lib.sh; need_packages catatonit'
 	go test -count=1 -timeout 30m -v ./test/container
@@ -65,8 +68,8 @@ test-images: image tinyguest ## vendors' images alone: fetched from a web server
 	bash -c '. images/lib.sh; need_packages curl jq gnupg fdisk e2fsprogs xfsprogs dosfstools mtools grub-common grub-efi-amd64-bin qemu-utils xz-utils'
 	go test -count=1 -timeout 30m -v ./test/images
 
-e2e-k8s: ## the examples on a cluster: KUBECONFIG=FILE; E2E_IMPORT=COMMAND brings an image there
-	go test -count=1 -timeout 90m -v ./test/k8s
+e2e-k8s: image tinyguest ## the examples on a cluster: KUBECONFIG=FILE; E2E_IMPORT=COMMAND or E2E_REGISTRY=PREFIX brings the images there
+	go test -count=1 -timeout 2h -v ./test/k8s
 
 bench: ## how long it takes until QEMU runs, as a ratio to the least that could be done
 	go test -run '^$$' -bench . -benchtime 20x ./test

@@ -1,9 +1,10 @@
 // Package k8s holds the tests on a Kubernetes cluster: the manifests of examples/k8s, applied as they are, do what they are there to
 // show. `make e2e-k8s KUBECONFIG=…` runs them on any cluster.
 //
-//	KUBECONFIG  the cluster
-//	E2E_IMPORT  a command that brings a container image of this machine to the cluster's nodes; it is called with the image's name
-//	E2E_BLOCK   a block device of the node that may be overwritten, for clusters without a storage class
+//	KUBECONFIG    the cluster
+//	E2E_IMPORT    a command that brings a container image of this machine to the cluster's nodes; it is called with each image's name
+//	E2E_REGISTRY  a registry, with a folder in it, that images are pushed to; the manifests then have it before their images' names
+//	E2E_BLOCK     a block device of the node that may be overwritten, for clusters without a storage class
 //
 // Nothing has to be reachable from where the tests run but the cluster's API: what is asked of a guest goes through a pod in the cluster.
 package k8s
@@ -25,9 +26,6 @@ import (
 	"github.com/vmentry/vmentry/test/transcript"
 )
 
-// image is what the manifests run.
-const image = "vmentry/debian:latest"
-
 func TestMain(m *testing.M) {
 	if err := prepare(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -36,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// prepare finds the cluster and brings the image there.
+// prepare finds the cluster and brings the images there.
 func prepare() error {
 	if os.Getenv("KUBECONFIG") == "" {
 		return fmt.Errorf("these tests need a cluster: make e2e-k8s KUBECONFIG=FILE")
@@ -44,14 +42,7 @@ func prepare() error {
 	if out, err := exec.Command("kubectl", "version").CombinedOutput(); err != nil {
 		return fmt.Errorf("the cluster of KUBECONFIG=%s does not answer: %w\n%s", os.Getenv("KUBECONFIG"), err, out)
 	}
-	words := os.Getenv("E2E_IMPORT")
-	if words == "" {
-		return nil
-	}
-	if out, err := exec.Command("sh", "-c", words+` "$0"`, image).CombinedOutput(); err != nil {
-		return fmt.Errorf("E2E_IMPORT: %w\n%s", err, out)
-	}
-	return nil
+	return bring()
 }
 
 // cluster is a namespace of the test's own.
@@ -100,10 +91,46 @@ func (c *cluster) feed(input string, args ...string) string {
 	return strings.TrimSpace(out.String())
 }
 
-// apply applies one of the examples, as it is.
-func (c *cluster) apply(example string) {
+// apply applies one of the examples as its comment says. What is in its text and must be otherwise here comes in pairs, the old and the new: images that the
+// test does not need, addresses that only its author has.
+func (c *cluster) apply(example string, pairs ...string) {
 	c.t.Helper()
-	c.kubectl("apply", "--filename", filepath.Join("..", "..", "examples", "k8s", example))
+	flag := "--kustomize"
+	if strings.HasSuffix(example, ".yaml") {
+		flag = "--filename"
+	}
+	if len(pairs) == 0 && os.Getenv("E2E_REGISTRY") == "" {
+		c.kubectl("apply", flag, filepath.Join(examples, example))
+		return
+	}
+	c.feed(c.text(example, pairs...), "apply", "--filename", "-")
+}
+
+var examples = filepath.Join("..", "..", "examples", "k8s")
+
+// text is an example as kubectl is given it, with the new in place of the old.
+func (c *cluster) text(example string, pairs ...string) string {
+	c.t.Helper()
+	var text string
+	if strings.HasSuffix(example, ".yaml") {
+		file, err := os.ReadFile(filepath.Join(examples, example))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		text = string(file)
+	} else {
+		text = c.kubectl("kustomize", filepath.Join(examples, example))
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(text, pairs[i]) {
+			c.t.Fatalf("%s has no %q", example, pairs[i])
+		}
+		text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
+	}
+	for _, image := range []string{base, debian, tiny} {
+		text = strings.ReplaceAll(text, "image: "+image, "image: "+reference(image))
+	}
+	return text
 }
 
 // secretKey makes a key, and the secret that the examples take it from.
@@ -199,13 +226,61 @@ func (c *cluster) follow(pod string) *transcript.Transcript {
 // outside is the pod in the cluster from which guests are asked.
 const outside = "outside"
 
-// startOutside starts the pod from which guests are asked. It runs the same image, so that no other is needed.
+// startOutside starts the pod from which guests are asked.
 func (c *cluster) startOutside() {
 	c.t.Helper()
 	c.feed(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "`+outside+`", "labels": {"app": "outside"}},
-		"spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "shell", "image": "`+image+`", "imagePullPolicy": "IfNotPresent",
-			"command": ["sleep", "infinity"]}]}}`, "apply", "--filename", "-")
+		"spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "outside", "image": "`+reference(tiny)+`", "imagePullPolicy": "IfNotPresent",
+			"command": ["outside", "wait"]}]}}`, "apply", "--filename", "-")
 	c.ready(outside)
+}
+
+// ping waits until an address answers pings.
+func (c *cluster) ping(address string) {
+	c.t.Helper()
+	c.kubectl("exec", outside, "--", "outside", "ping", address)
+}
+
+// hear is what an address says to who connects, until it hangs up.
+func (c *cluster) hear(host, port string) string {
+	c.t.Helper()
+	return c.kubectl("exec", outside, "--", "outside", "call", net.JoinHostPort(host, port))
+}
+
+// tinySays is what the tiny guest says on its port.
+const tinySays = "vmtest"
+
+// pods are the names of those with a label, the oldest first, without those that are on their way out.
+func (c *cluster) pods(app string) []string {
+	c.t.Helper()
+	return strings.Fields(c.kubectl("get", "pods", "--selector", "app="+app, "--sort-by", ".metadata.creationTimestamp", "--output",
+		`go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}`))
+}
+
+// address is a pod's.
+func (c *cluster) address(pod string) string {
+	c.t.Helper()
+	return c.field("pod/"+pod, ".status.podIP")
+}
+
+// shows waits until a pod's log, with the guest's console in it, says something.
+func (c *cluster) shows(pod, text string) {
+	c.t.Helper()
+	c.follow(pod).Await(c.t, text)
+}
+
+// deleteCleanly deletes an object, and sees that the guests of the given pods shut down.
+func (c *cluster) deleteCleanly(object string, pods ...string) {
+	c.t.Helper()
+	logs := map[string]*transcript.Transcript{}
+	for _, pod := range pods {
+		logs[pod] = c.follow(pod)
+		logs[pod].Await(c.t, "QEMU started") // it is attached
+	}
+	c.kubectl("delete", object)
+	for _, log := range logs {
+		log.Await(c.t, "shut down as asked")
+	}
 }
 
 // login logs in at an address of the cluster's network.
@@ -217,13 +292,8 @@ func (c *cluster) login(address string, user string, k login.Key) *login.Session
 // dial connects to an address through the pod outside.
 func (c *cluster) dial(address string) net.Conn {
 	c.t.Helper()
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		c.t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, "kubectl", "--namespace", c.namespace, "exec", "--stdin", outside, "--",
-		"bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%s; cat <&3 & cat >&3", host, port))
+	cmd := exec.CommandContext(ctx, "kubectl", "--namespace", c.namespace, "exec", "--stdin", outside, "--", "outside", "call", address)
 	ours, theirs := net.Pipe()
 	in, err := cmd.StdinPipe()
 	if err != nil {

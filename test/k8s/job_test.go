@@ -1,8 +1,6 @@
 package k8s
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -13,12 +11,7 @@ func TestJob(t *testing.T) {
 	c.apply("job.yaml")
 	c.await("job/job-vm", condition("Complete"), is("True"))
 
-	text, err := os.ReadFile(filepath.Join("..", "..", "examples", "k8s", "job.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	fails := strings.NewReplacer("job-vm", "job-fails", `echo "hello from $(hostname)"`, "exit 7").Replace(string(text))
-	c.feed(fails, "apply", "--filename", "-")
+	c.apply("job.yaml", "job-vm", "job-fails", `echo "hello from $(hostname)"`, "exit 7")
 	c.await("job/job-fails", condition("Failed"), is("True"))
 	ended := func(field string) string {
 		return c.kubectl("get", "pods", "--selector", "app=job-fails", "--output", "jsonpath={.items[*].status.containerStatuses[0].state.terminated."+field+"}")

@@ -11,7 +11,7 @@ func TestStatefulSet(t *testing.T) {
 	c := newCluster(t)
 	c.startOutside()
 	k := c.secretKey("vm")
-	c.volume("data-vm-0")
+	c.volume("data-vm-0", "statefulset,pod", "vm")
 	c.apply("statefulset.yaml")
 
 	var machine, uid string
@@ -41,24 +41,3 @@ func TestStatefulSet(t *testing.T) {
 		}
 	}
 }
-
-// volume makes a volume for a claim where the cluster makes none by itself: a directory on the node.
-func (c *cluster) volume(claim string) {
-	c.t.Helper()
-	if c.kubectl("get", "storageclass", "--output", "name") != "" {
-		return
-	}
-	name := c.volumeName(claim)
-	c.persistentVolume(claim, "10Gi", fmt.Sprintf(`"hostPath": {"path": %q, "type": "DirectoryOrCreate"}`, volumes+"/"+name))
-	c.t.Cleanup(func() {
-		c.kubectl("delete", "statefulset,pod", "--selector", "app=vm", "--wait", "--timeout", "3m")
-		c.feed(fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sweep"}, "spec": {"restartPolicy": "Never",
-			"containers": [{"name": "sweep", "image": %q, "imagePullPolicy": "IfNotPresent", "command": ["rm", "-rf", "/volumes/%s"],
-				"volumeMounts": [{"name": "volumes", "mountPath": "/volumes"}]}],
-			"volumes": [{"name": "volumes", "hostPath": {"path": %q}}]}}`, image, name, volumes), "apply", "--filename", "-")
-		c.await("pod/sweep", ".status.phase", is("Succeeded"))
-	})
-}
-
-// volumes is where on a node the volumes of clusters without storage are.
-const volumes = "/var/tmp"
