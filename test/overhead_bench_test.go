@@ -43,7 +43,7 @@ func BenchmarkOverhead(b *testing.B) {
 	at := fmt.Sprintf("127.0.0.1:%d", port(b))
 	tools := cache.Dir(b, "passt", "passt") + ":" + cache.Dir(b, "virtiofsd", "virtiofsd")
 	m := startIn(b, data, run, tiny(b, "vmtest.listen=22", "PATH="+tools+":"+os.Getenv("PATH"), "VM_IMAGE="+image(b, "qcow2"),
-		"VM_VOLUMES=share="+share, "VM_NETWORK=passt", "VM_READY=tcp:22", "VM_HTTP="+at))
+		"VM_VOLUMES=share="+share, "VM_NETWORK=passt", fmt.Sprintf("HOSTFWD=%d:22", port(b)), "VM_READY=tcp:22", "VM_HTTP="+at))
 	m.stderr.Await(b, "INF ready")
 	for range 10 { // what was never asked for has cost nothing yet
 		for _, path := range []string{"/metrics", "/status", "/readyz", "/"} {
@@ -161,20 +161,22 @@ func cpuTime(b *testing.B, pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
+// componentName is a process's program: the first argument that is the path of one, or the program that was run itself.
 func componentName(b *testing.B, pid int) string {
 	b.Helper()
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
 		b.Fatal(err)
 	}
-	name := filepath.Base(exe)
-	switch {
-	case strings.HasPrefix(name, "qemu-system"):
-		return "QEMU"
-	case strings.HasPrefix(name, "passt"):
-		return "passt"
+	words := strings.Split(string(text), "\x00")
+	for _, w := range words {
+		for _, name := range []string{"qemu-system", "passt", "virtiofsd"} {
+			if strings.HasPrefix(filepath.Base(w), name) {
+				return strings.Replace(name, "qemu-system", "QEMU", 1)
+			}
+		}
 	}
-	return name
+	return filepath.Base(words[0])
 }
 
 // ownMemory is what a process has in memory without the guest's RAM, which QEMU and virtiofsd have in a mapping of that size, in KiB.

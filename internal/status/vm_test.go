@@ -118,6 +118,27 @@ func TestReadyIsInTime(t *testing.T) {
 	<-first
 }
 
+// TestReadyHasTheBetterReason: a question that came to its turn when its time was nearly up does not blame QEMU for that.
+func TestReadyHasTheBetterReason(t *testing.T) {
+	vm := newVM(t, Condition{})
+	asked, release := make(chan struct{}, 100), make(chan struct{})
+	vm.Runs(&waitingGuest{fakeGuest: fakeGuest{state: "paused"}, asked: asked, release: release})
+	go vm.Ready(context.Background())
+	<-asked
+	ctx, cancel := context.WithCancel(t.Context())
+	second := make(chan Answer)
+	go func() { second <- vm.Ready(ctx) }()
+	time.Sleep(50 * time.Millisecond) // most of the second's time
+	release <- struct{}{}             // the first is answered
+	<-asked
+	vm.set(func() { vm.guest.(*waitingGuest).stateErr = context.Canceled })
+	cancel()
+	release <- struct{}{}
+	if a := <-second; a.OK || !strings.Contains(a.Reason, "paused") {
+		t.Errorf("the reason is %v", a)
+	}
+}
+
 type waitingGuest struct {
 	fakeGuest
 	asked, release chan struct{}
@@ -126,6 +147,9 @@ type waitingGuest struct {
 func (g *waitingGuest) RunState(context.Context) (string, error) {
 	g.asked <- struct{}{}
 	<-g.release
+	if g.state != "" {
+		return g.state, g.stateErr
+	}
 	return "running", nil
 }
 
