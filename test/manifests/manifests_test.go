@@ -166,14 +166,50 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestDemonstrations: the manifests and tests that docs/demonstrations.md names are there.
+func TestDemonstrations(t *testing.T) {
+	text, err := os.ReadFile(repository + "/docs/demonstrations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := testsThatThereAre(t)
+	rows := regexp.MustCompile(`(?m)^\| (.*) \| (.*) \| (.*) \|$`).FindAllStringSubmatch(string(text), -1)
+	if len(rows) < 30 {
+		t.Errorf("there are only %d rows", len(rows))
+	}
+	for _, m := range rows {
+		if m[1] == "what" {
+			continue
+		}
+		named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(m[3], -1)
+		if len(named) == 0 && !strings.Contains(m[3], "`make ") {
+			t.Errorf("no test for %q", m[1])
+		}
+		for _, n := range named {
+			if !tests[n[1]] {
+				t.Errorf("%q: there is no test %s", m[1], n[1])
+			}
+		}
+		for _, n := range regexp.MustCompile("`([a-z0-9-]+\\.yaml)`").FindAllStringSubmatch(m[2], -1) {
+			if _, err := os.Stat(filepath.Join(directory, n[1])); err != nil {
+				t.Errorf("%q: %v", m[1], err)
+			}
+		}
+	}
+}
+
 var applyCommand = regexp.MustCompile(`kubectl apply -([fk]) (\S+)`)
 
 // testsThatThereAre are the names of the repository's test functions.
 func testsThatThereAre(t *testing.T) map[string]bool {
 	t.Helper()
-	files, err := filepath.Glob("../*/*_test.go")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no tests: %v", err)
+	var files []string
+	for _, pattern := range []string{"../*_test.go", "../*/*_test.go", "../../internal/*/*_test.go"} {
+		more, err := filepath.Glob(pattern)
+		if err != nil || len(more) == 0 {
+			t.Fatalf("no tests in %s: %v", pattern, err)
+		}
+		files = append(files, more...)
 	}
 	names := map[string]bool{}
 	for _, file := range files {
