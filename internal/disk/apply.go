@@ -209,7 +209,10 @@ func (a applier) nvram(p Plan) error {
 	}
 	defer template.Close()
 	err = writeFileAtomic(p.NVRAM, 0o600, func(f *os.File) error {
-		_, err := io.Copy(f, template)
+		n, err := io.Copy(f, template)
+		if err == nil {
+			err = f.Truncate(max(n, p.Input.NVRAMSize))
+		}
 		a.step("variables written")
 		return err
 	})

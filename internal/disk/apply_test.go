@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -287,6 +288,27 @@ func TestNVRAMOfAnotherFirmware(t *testing.T) {
 	checkError(t, err, KindMissing, "no template")
 }
 
+// TestNVRAMOfSecureBoot: the variables with keys and those without are two, and a chip that is larger than the template is filled up.
+func TestNVRAMOfSecureBoot(t *testing.T) {
+	f := newFixture(t)
+	f.in.None = true
+	f.in.NVRAMTemplate = write(t, filepath.Join(t.TempDir(), "vars"), pattern(1000, 1))
+	plain := f.apply(t).NVRAM
+	f.in.NVRAMTemplate, f.in.SecureBoot, f.in.NVRAMSize = write(t, filepath.Join(t.TempDir(), "keys"), pattern(1000, 2)), true, 5000
+	p := f.apply(t)
+	if p.NVRAM == plain || actions(p) != "nvram" {
+		t.Errorf("plan:\n%v", p)
+	}
+	for path, want := range map[string][]byte{plain: pattern(1000, 1), p.NVRAM: append(pattern(1000, 2), make([]byte, 4000)...)} {
+		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is another, %v", path, err)
+		}
+	}
+	if p := f.plan(t); p.Steps != nil {
+		t.Errorf("left to do:\n%v", p)
+	}
+}
+
 func TestApplyNeedsItsLock(t *testing.T) {
 	f := newFixture(t)
 	checkError(t, f.plan(t).Apply(t.Context(), nil, Reports{}), KindIO, "not locked")
@@ -433,6 +455,10 @@ func TestKilledAtEveryStep(t *testing.T) {
 			p := f.apply(t)
 			guestWrites(t, p.Path, 0xcc, 2<<20, 2<<20)
 			write(t, p.NVRAM, []byte("variables of then"))
+			if err := os.Mkdir(filepath.Join(f.in.DataDir, TPMName), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(f.in.DataDir, TPMName, "state"), []byte("TPM of then"))
 			baseImage(t, p.Base.Path, 4<<20, 7)
 			f.in.NVRAMTemplate = write(t, filepath.Join(t.TempDir(), "vars"), pattern(1000, 4))
 			f.in.Recreate = true
@@ -472,8 +498,10 @@ func killAtEveryStep(t *testing.T, phase string, prepare func(*testing.T, *fixtu
 			}
 			where = filepath.Join(kept[0], overlayName)
 			run(t, "qemu-img", "compare", "-f", "qcow2", "-F", "raw", p.Path, p.Base.Path)
-			if b, _ := os.ReadFile(filepath.Join(kept[0], nvramName)); string(b) != "variables of then" {
-				t.Errorf("killed at %q: the variables of then are lost", name)
+			for file, want := range map[string]string{nvramName: "variables of then", TPMName + "/state": "TPM of then"} {
+				if b, _ := os.ReadFile(filepath.Join(kept[0], file)); string(b) != want {
+					t.Errorf("killed at %q: %s is lost", name, want)
+				}
 			}
 			// over its own image, which is gone, it cannot be read as a chain
 			baseImage(t, p.Base.Path, 3<<20, 1)

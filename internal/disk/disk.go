@@ -15,6 +15,8 @@
 //	disk.kept-DATE        an old disk that another one has taken the place of
 //	direct.json           how an image is read that the guest writes itself
 //	nvram.fd              the UEFI variables
+//	nvram-secureboot.fd   those of a firmware with Secure Boot
+//	tpm                   the state of the guest's TPM (the caller's)
 //	identity              whose data these are (the caller's)
 //
 // Every one of these comes into being under another name and is renamed when it is whole and on disk, so a start that is
@@ -40,7 +42,14 @@ const (
 	recordName  = "base.json"
 	directName  = "direct.json"
 	nvramName   = "nvram.fd"
+	secureName  = "nvram-secureboot.fd"
 )
+
+// TPMName is a directory of the caller's in the data directory. It belongs to the system on the disk, and is set aside with it.
+const TPMName = "tpm"
+
+// belongings are what belongs to the system on the disk and does not lie on it. Another system begins without.
+var belongings = []string{nvramName, secureName, TPMName}
 
 // Mode is what the guest's disk is.
 type Mode string
@@ -84,6 +93,14 @@ type Input struct {
 	Beside bool
 	// NVRAMTemplate is the file that the UEFI variable store starts as a copy of. Empty: no store is needed.
 	NVRAMTemplate string
+	// NVRAMSize is what the firmware's chip for the variables holds, in bytes: a shorter template is filled up with zeros. 0: as much as
+	// the template has.
+	NVRAMSize int64
+	// SecureBoot says that the variables hold the keys that boot loaders are checked with. They are kept apart: variables that were
+	// made without any would let everything pass.
+	SecureBoot bool
+	// Keeps says that the caller keeps something of the guest's in the data directory besides.
+	Keeps bool
 	// QEMUImg is the qemu-img program: a path, or a name that is looked up in PATH. Empty: "qemu-img".
 	QEMUImg string
 	// Confine shuts qemu-img in; nil: it is not.
@@ -100,10 +117,18 @@ func (p paths) overlay() string { return filepath.Join(p.data, diskName, overlay
 func (p paths) copy() string    { return filepath.Join(p.data, diskName, copyName) }
 func (p paths) record() string  { return filepath.Join(p.data, diskName, recordName) }
 func (p paths) direct() string  { return filepath.Join(p.data, directName) }
-func (p paths) nvram() string   { return filepath.Join(p.data, nvramName) }
 
-// strandedNVRAM is where the variable store is for a moment while its disk is set aside.
-func (p paths) strandedNVRAM() string { return filepath.Join(p.data, diskName, nvramName) }
+// nvram is the variable store that is asked for.
+func (in Input) nvram(p paths) string {
+	if in.SecureBoot {
+		return filepath.Join(p.data, secureName)
+	}
+	return filepath.Join(p.data, nvramName)
+}
+
+// belonging is where one of the disk's belongings is, and stranded where it is for a moment while its disk is set aside.
+func (p paths) belonging(name string) string { return filepath.Join(p.data, name) }
+func (p paths) stranded(name string) string  { return filepath.Join(p.data, diskName, name) }
 
 // mode is the mode that was asked for.
 func (in Input) mode() Mode { return cmp.Or(in.Mode, ModeOverlay) }

@@ -26,8 +26,8 @@ type Facts struct {
 	Restore *Restore `json:"restore,omitempty"`
 	// Next says that a new disk has yet to get its name: the old one has been set aside.
 	Next bool `json:"next,omitempty"`
-	// StrandedNVRAM says that the variable store is still where it was to be set aside.
-	StrandedNVRAM bool `json:"strandedNVRAM,omitempty"`
+	// Stranded are those of the disk's belongings that are still where they were to be set aside.
+	Stranded []string `json:"stranded,omitempty"`
 	// Unclean says that the last QEMU on this directory has not been seen to end well.
 	Unclean bool `json:"unclean,omitempty"`
 	// Leftovers are the paths of what a start that was cut off left half made.
@@ -51,8 +51,15 @@ func Inspect(in Input) (Facts, error) {
 	if facts.Place, err = inspectPlace(dir); err != nil {
 		return Facts{}, ioError("look at the data directory "+dir, err)
 	}
-	if facts.NVRAM, facts.StrandedNVRAM, err = inspectNVRAM(paths{dir}); err != nil {
-		return Facts{}, ioError("look at the variable store "+paths{dir}.nvram(), err)
+	if facts.Stranded, err = findStranded(paths{dir}); err != nil {
+		return Facts{}, ioError("look at the data directory "+dir, err)
+	}
+	store := in.nvram(paths{dir})
+	if name := filepath.Base(store); slices.Contains(facts.Stranded, name) {
+		store = paths{dir}.stranded(name)
+	}
+	if facts.NVRAM, err = fileSize(store); err != nil {
+		return Facts{}, ioError("look at the variable store "+store, err)
 	}
 	if err := facts.inspectLastEnd(in); err != nil {
 		return Facts{}, ioError("look at the data directory "+dir, err)
@@ -90,7 +97,7 @@ func Inspect(in Input) (Facts, error) {
 // inspectLastEnd looks at what the last start has left.
 func (f *Facts) inspectLastEnd(in Input) (err error) {
 	if in.Beside { // it has not ended
-		f.StrandedNVRAM = false
+		f.Stranded = nil
 		return nil
 	}
 	if f.Unclean, err = inspectRunning(f.DataDir); err != nil {
@@ -184,13 +191,25 @@ func fileSize(path string) (int64, error) {
 	return info.Size(), nil
 }
 
-// inspectNVRAM finds the variable store: its size, -1 where there is none, and whether it is still where it was to be set aside.
-func inspectNVRAM(places paths) (size int64, stranded bool, err error) {
-	if size, err = fileSize(places.nvram()); err != nil || size >= 0 {
-		return size, false, err
+// findStranded lists those of the disk's belongings that are still where they were to be set aside.
+func findStranded(places paths) ([]string, error) {
+	var names []string
+	for _, name := range belongings {
+		_, err := os.Lstat(places.belonging(name))
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		switch _, err := os.Lstat(places.stranded(name)); {
+		case err == nil:
+			names = append(names, name)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
 	}
-	size, err = fileSize(places.strandedNVRAM())
-	return size, err == nil && size >= 0, err
+	return names, nil
 }
 
 // findRemains lists what a start that was cut off has left: what it made under a temporary name and never renamed, and a new
@@ -201,7 +220,7 @@ func (f *Facts) findRemains(dir string) error {
 	var found []string
 	haveDisk := false
 	for where, names := range map[string][]string{
-		dir:           {diskName, nvramName, IdentityName, directName, restoreName, exportName},
+		dir:           {diskName, nvramName, secureName, IdentityName, directName, restoreName, exportName},
 		places.disk(): {recordName, snapshotMetaName},
 		places.next(): nil,
 	} {

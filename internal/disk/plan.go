@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -122,7 +123,7 @@ func MakePlan(in Input, f Facts) (Plan, error) {
 		p.Steps = append(p.Steps, cleanStep(f.Leftovers))
 	}
 	p.planFinish(f)
-	if f.Place.OwnLayer && (!in.None && in.mode() != ModeDirect || in.NVRAMTemplate != "") {
+	if f.Place.OwnLayer && (!in.None && in.mode() != ModeDirect || in.NVRAMTemplate != "" || in.Keeps) {
 		p.Warnings = append(p.Warnings, fmt.Sprintf(
 			"%s is in the container's own writable layer: the guest's disk ends with the container; mount a volume there to keep it", f.DataDir))
 	}
@@ -155,9 +156,9 @@ func (p *Plan) planFinish(f Facts) {
 		s.Text += ": " + places.disk()
 		s.Commands = append(s.Commands, []string{"mv", "--", places.next(), places.disk()})
 	}
-	if f.StrandedNVRAM {
-		s.Text += ": " + places.nvram()
-		s.Commands = append(s.Commands, []string{"mv", "--", places.strandedNVRAM(), places.nvram()})
+	for _, name := range f.Stranded {
+		s.Text += ": " + places.belonging(name)
+		s.Commands = append(s.Commands, []string{"mv", "--", places.stranded(name), places.belonging(name)})
 	}
 	if s.Commands != nil {
 		p.Steps = append(p.Steps, s)
@@ -375,19 +376,24 @@ func (p *Plan) planNVRAM(f Facts) error {
 	if template == "" {
 		return nil
 	}
-	p.NVRAM = paths{f.DataDir}.nvram()
+	p.NVRAM = p.Input.nvram(paths{f.DataDir})
+	size := max(f.NVRAMTemplate, p.Input.NVRAMSize)
 	switch {
 	case f.NVRAMTemplate < 0:
 		return &Error{Kind: KindMissing, Op: "make the UEFI variable store", Err: fmt.Errorf("there is no template %s", template),
 			Advice: "install the firmware (ovmf, or qemu-efi-aarch64) in the container image"}
 	case f.NVRAM < 0 || p.does(ActionRenew): // another system does not begin with the variables of the old one
-		p.Steps = append(p.Steps, Step{
+		s := Step{
 			Action: ActionNVRAM, Text: fmt.Sprintf("make the UEFI variable store %s from %s", p.NVRAM, template),
 			Commands: [][]string{{"mkdir", "-p", "--", f.DataDir}, {"cp", "--", template, p.NVRAM}},
-		})
-	case f.NVRAM != f.NVRAMTemplate:
+		}
+		if size > f.NVRAMTemplate {
+			s.Commands = append(s.Commands, []string{"truncate", "-s", strconv.FormatInt(size, 10), "--", p.NVRAM})
+		}
+		p.Steps = append(p.Steps, s)
+	case f.NVRAM != size:
 		return refusal("use the UEFI variable store "+p.NVRAM, "use the firmware that it was made for, or move it aside to start with empty variables",
-			"it has %d bytes, and the firmware's template %s has %d: they do not belong together", f.NVRAM, template, f.NVRAMTemplate)
+			"it has %d bytes, and the firmware of %s wants %d: they do not belong together", f.NVRAM, template, size)
 	}
 	return nil
 }

@@ -27,8 +27,8 @@ func (a applier) newDisk(ctx context.Context, p Plan, lock *Lock) error {
 	return a.move(temporary, paths{p.Input.DataDir}.disk(), "temporary renamed")
 }
 
-// replaceDisk makes a new disk and keeps the old one aside, with the UEFI variables if another system is on the new one.
-func (a applier) replaceDisk(ctx context.Context, p Plan, lock *Lock, withNVRAM bool) error {
+// replaceDisk makes a new disk and keeps the old one aside, with its belongings if another system is on the new one.
+func (a applier) replaceDisk(ctx context.Context, p Plan, lock *Lock, anotherSystem bool) error {
 	places := paths{p.Input.DataDir}
 	temporary, err := a.build(ctx, p, lock)
 	if err != nil {
@@ -42,10 +42,12 @@ func (a applier) replaceDisk(ctx context.Context, p Plan, lock *Lock, withNVRAM 
 		return ioError("keep the old disk aside", err)
 	}
 	a.note("the old disk is kept as " + kept + ", with what the guest wrote; delete it when it is not needed any more")
-	if withNVRAM {
-		err := a.move(places.nvram(), places.strandedNVRAM(), "variables set aside")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+	if anotherSystem {
+		for _, name := range belongings {
+			err := a.move(places.belonging(name), places.stranded(name), name+" set aside")
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 	}
 	if err := a.move(places.disk(), kept, "old disk set aside"); err != nil {
@@ -142,8 +144,10 @@ func (a applier) finish(f Facts) error {
 			return err
 		}
 	}
-	if f.StrandedNVRAM {
-		return a.move(places.strandedNVRAM(), places.nvram(), "variables back in place")
+	for _, name := range f.Stranded {
+		if err := a.move(places.stranded(name), places.belonging(name), name+" back in place"); err != nil {
+			return err
+		}
 	}
 	return nil
 }
