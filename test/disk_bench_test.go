@@ -74,10 +74,6 @@ func BenchmarkDisk(b *testing.B) {
 		b.Run(strings.ReplaceAll(d.name, " ", ""), func(b *testing.B) {
 			settings := diskGuest(b, d.settings(b)...)
 			data, run := dirs(b)
-			if out, code := command(b, environment(data, run, settings...), "plan"); code == 78 && strings.Contains(out, "not in this release") {
-				report.notes = append(report.notes, fmt.Sprintf("%s was left out: not in this release", d.name))
-				b.Skip(out)
-			}
 			through := benchDisk{startTyping(b, data, run, settings), d.serial}
 			var ratios, figures, bares [][]float64
 			bare.measure(b)
@@ -217,7 +213,6 @@ func bareMachine(arguments []string) []string {
 type diskReport struct {
 	machine string
 	rows    []string
-	notes   []string
 	bares   [][]float64
 	rounds  int
 }
@@ -247,9 +242,6 @@ func (r *diskReport) markdown() string {
 		fmt.Fprintf(&b, "\n%s\n", strings.Join(r.rows, "\n"))
 	}
 	fmt.Fprintf(&b, "\n%s, medians of %d rounds\n", r.machine, r.rounds)
-	for _, n := range r.notes {
-		fmt.Fprintln(&b, n)
-	}
 	return b.String()
 }
 

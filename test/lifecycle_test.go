@@ -61,7 +61,7 @@ func TestExitCodes(t *testing.T) {
 		{name: "78 a wrong value", env: []string{"VM_MEMORY=lots"}, code: 78, says: []string{`VM_MEMORY="lots"`}},
 		{name: "78 several wrong values", env: []string{"VM_MEMORY=lots", "VM_CPUS=-1", "HOSTFWD=22"}, code: 78, says: []string{"VM_MEMORY", "VM_CPUS", "HOSTFWD"}},
 		{name: "78 a kernel that is not there", env: []string{"VM_KERNEL=/no/such/kernel", "VM_MEMROY=2G"}, code: 78, says: []string{"VM_KERNEL", "/no/such/kernel", "VM_MEMROY", "VM_MEMORY"}},
-		{name: "78 not in this release", env: []string{"VM_TPM=true"}, code: 78, says: []string{"VM_TPM", "release"}},
+		{name: "78 Secure Boot around its check", env: []string{"VM_FIRMWARE=secureboot", "VM_KERNEL=/dev/null"}, code: 78, says: []string{"VM_FIRMWARE", "VM_KERNEL"}},
 		{name: "78 a machine that QEMU does not have", env: []string{"VM_MACHINE=q36"}, code: 78, says: []string{`VM_MACHINE="q36"`}},
 		{name: "78 QEMU in the background", args: []string{"-daemonize"}, code: 78, says: []string{"-daemonize"}},
 		{name: "78 no image", env: []string{"VM_IMAGE=/no/such/disk"}, code: 78, says: []string{"/no/such/disk"}},

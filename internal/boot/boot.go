@@ -21,6 +21,7 @@ import (
 	"github.com/vmentry/vmentry/internal/provision"
 	"github.com/vmentry/vmentry/internal/status"
 	"github.com/vmentry/vmentry/internal/supervise"
+	"github.com/vmentry/vmentry/internal/tpm"
 	"github.com/vmentry/vmentry/internal/volume"
 )
 
@@ -172,6 +173,9 @@ func (p Plan) announceMachine(log *slog.Logger) {
 	if len(p.Volumes.Shares) > 0 {
 		log.Info("virtiofsd runs "+p.Volumes.Sandbox.String(), "volumes", len(p.Volumes.Shares), "version", p.Volumes.Virtiofsd.Version)
 	}
+	if p.TPM.Wanted() {
+		log.Info("the TPM is swtpm's", "version", p.TPM.Swtpm.Version, "state", p.TPM.State)
+	}
 	log.Info("booting", "name", p.Machine.Name, "cpus", p.Machine.CPUs, "memory", config.Bytes(p.Machine.Memory).String(),
 		"network", string(p.Network.Mode), "QEMU", p.QEMU.Version.String())
 }
@@ -183,6 +187,9 @@ func (p Plan) apply(ctx context.Context, held *locks, log *slog.Logger, mileston
 	}
 	if err := p.applyDisk(ctx, held.data, log); err != nil {
 		return stopped(ctx, err)
+	}
+	if err := p.prepareTPM(); err != nil {
+		return err
 	}
 	milestones.Reach(status.DiskReady)
 	if err := p.Provision.Write(p.Config.RunDir); err != nil {
@@ -199,7 +206,7 @@ func (p Plan) apply(ctx context.Context, held *locks, log *slog.Logger, mileston
 var runFiles = []string{
 	provision.IgnitionFile, provision.FWCfgFile, provision.SeedFile, // these hold secrets
 	qmpSocket, statusSocket, probeSocket, serialSocket, consoleSocket, answerSocket, vncSocket, agentSocket, agentRelay, agentLock, exitSocket, controlSocket,
-	network.PasstSocket, network.PasstPIDFile, watcher, prober,
+	network.PasstSocket, network.PasstPIDFile, tpm.Socket, watcher, prober,
 }
 
 // makeRunDir makes the run directory, takes it for this start alone, and clears it of what a start that was killed has left
@@ -273,7 +280,7 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 	}
 	front.vm.Is(p.about(front.build))
 	reaper := supervise.NewReaper()
-	helpers, err := p.startHelpers(ctx, reaper, log)
+	helpers, err := p.startHelpers(ctx, reaper, lock, log)
 	if err != nil {
 		return supervise.End{}, err
 	}

@@ -22,7 +22,7 @@ func (p *Plan) planDisk(cfg config.Config, arch string) error {
 	in := disk.Input{
 		None: cfg.Image.Kind == config.ImageNone,
 		Mode: disk.Mode(cfg.DiskMode), Recreate: cfg.DiskOnNewImage == config.OnNewImageRecreate,
-		Size: int64(cfg.DiskSize), SizeSet: cfg.Set["VM_DISK_SIZE"], DataDir: cfg.DataDir, Beside: p.Beside != "", Recognise: recognise, Confine: aroundQEMUImg(),
+		Keeps: p.TPM.Wanted(), Size: int64(cfg.DiskSize), SizeSet: cfg.Set["VM_DISK_SIZE"], DataDir: cfg.DataDir, Beside: p.Beside != "", Recognise: recognise, Confine: aroundQEMUImg(),
 	}
 	if local := p.Image.Local; local != nil {
 		in.Image, in.Format = local.Path, disk.Format(local.Format)
@@ -35,13 +35,17 @@ func (p *Plan) planDisk(cfg config.Config, arch string) error {
 		return diskFailure(err)
 	}
 	firmware := p.chooseFirmware(cfg, arch, facts)
-	if firmware == config.FirmwareUEFI {
-		flash, ok := findFlash(arch)
+	if firmware != config.FirmwareBIOS {
+		places := flashes
+		if in.SecureBoot = firmware == config.FirmwareSecureBoot; in.SecureBoot {
+			places = secureFlashes
+		}
+		flash, ok := findFlash(places, arch)
 		if !ok {
-			return fail(supervise.Unavailable, "UEFI firmware for %s guests is not installed: install ovmf (amd64) or qemu-efi-aarch64 (arm64) in the container image", arch)
+			return fail(supervise.Unavailable, "VM_FIRMWARE=%s: the firmware for %s guests is not installed: install ovmf (amd64) or qemu-efi-aarch64 (arm64) in the container image", firmware, arch)
 		}
 		p.flash = flash
-		in.NVRAMTemplate = flash.vars
+		in.NVRAMTemplate, in.NVRAMSize = flash.vars, chips[arch]
 		if facts, err = disk.Inspect(in); err != nil {
 			return diskFailure(err)
 		}
@@ -100,7 +104,7 @@ func isMistake(err error) bool { return err != nil && ExitCode(err) == supervise
 
 // needsData says whether anything of this VM outlives a restart.
 func (p Plan) needsData() bool {
-	return p.Pending() || p.Disk.Path != "" || p.Disk.NVRAM != "" || len(p.More.Disks) > 0
+	return p.Pending() || p.Disk.Path != "" || p.Disk.NVRAM != "" || len(p.More.Disks) > 0 || p.TPM.Wanted()
 }
 
 // locks are what this start holds for as long as its QEMU lives.

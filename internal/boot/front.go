@@ -40,6 +40,7 @@ type front struct {
 func (p Plan) openFront(build Build, milestones *status.Milestones, log *slog.Logger) (*front, error) {
 	f := &front{plan: p, build: build, log: log, vm: status.NewVM(p.Ready, p.Config.RunDir, milestones)}
 	f.vm.Is(p.about(build))
+	searching := search{vm: f.vm, log: log}
 	f.hub = console.NewHub(console.Watcher{
 		First: func() { milestones.Reach(status.FirstByte) },
 		Line: func(line string) {
@@ -49,6 +50,7 @@ func (p Plan) openFront(build Build, milestones *status.Milestones, log *slog.Lo
 			if console.Booted(line) {
 				f.vm.Boots()
 			}
+			searching.line(line)
 		},
 	})
 	ctx, silence := context.WithCancel(context.Background())
@@ -244,6 +246,9 @@ func (p Plan) firmware() string {
 	case p.Machine.Kernel != nil:
 		return "none"
 	case p.Machine.Firmware != nil:
+		if p.Disk.Input.SecureBoot {
+			return "secureboot"
+		}
 		return "uefi"
 	default:
 		return "bios"

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmentry/vmentry/internal/disk"
 	"github.com/vmentry/vmentry/internal/supervise"
 )
 
@@ -27,19 +28,30 @@ type beside struct {
 	advise func(words string) string // adds to its last words what can be done about them; nil: nothing
 }
 
-// besides are the helpers that the plan needs, with what they inherit made for them.
-func (p Plan) besides() ([]beside, error) {
-	var all []beside
+// besides are the helpers that the plan needs, with what they inherit made for them. lock is the data directory's.
+func (p Plan) besides(lock *disk.Lock) (all []beside, err error) {
+	defer func() {
+		if err != nil {
+			for _, never := range all {
+				never.closeFiles()
+			}
+			all = nil
+		}
+	}()
 	if h := p.Network.Helper; h != nil {
 		all = append(all, passtBeside(*h))
 	}
 	for _, s := range p.Volumes.Shares {
 		b, err := virtiofsdBeside(s)
 		if err != nil {
-			for _, never := range all {
-				never.closeFiles()
-			}
-			return nil, err
+			return all, err
+		}
+		all = append(all, b)
+	}
+	if p.TPM.Wanted() {
+		b, err := swtpmBeside(p.TPM, lock)
+		if err != nil {
+			return all, err
 		}
 		all = append(all, b)
 	}
@@ -47,8 +59,8 @@ func (p Plan) besides() ([]beside, error) {
 }
 
 // startHelpers starts what the plan needs beside QEMU.
-func (p Plan) startHelpers(ctx context.Context, reaper *supervise.Reaper, log *slog.Logger) (*helpers, error) {
-	list, err := p.besides()
+func (p Plan) startHelpers(ctx context.Context, reaper *supervise.Reaper, lock *disk.Lock, log *slog.Logger) (*helpers, error) {
+	list, err := p.besides(lock)
 	if err != nil {
 		return nil, err
 	}

@@ -71,9 +71,10 @@ func findProgram(name string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// flash is where distributions keep UEFI for virtual machines.
+// flash is UEFI for virtual machines: its code, and the template of its variables.
 type flash struct{ code, vars string }
 
+// flashes are the places where distributions have it, and for arm64 where vmentry's image has it packed.
 var flashes = map[string][]flash{
 	"amd64": {
 		{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
@@ -81,14 +82,38 @@ var flashes = map[string][]flash{
 		{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
 	},
 	"arm64": {
+		{"/usr/share/AAVMF/AAVMF_CODE.qcow2", "/usr/share/AAVMF/AAVMF_VARS.fd"},
 		{"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"},
 		{"/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw", "/usr/share/edk2/aarch64/vars-template-pflash.raw"},
 	},
 }
 
-// findFlash is the UEFI that is installed for guests of arch.
-func findFlash(arch string) (flash, bool) {
-	for _, f := range flashes[arch] {
+// secureFlashes are those that check what they boot, with Microsoft's keys among the variables.
+var secureFlashes = map[string][]flash{
+	"amd64": {
+		{"/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"},
+		{"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"},
+	},
+	"arm64": {
+		{"/usr/share/AAVMF/AAVMF_CODE.ms.qcow2", "/usr/share/AAVMF/AAVMF_VARS.ms.fd"},
+		{"/usr/share/AAVMF/AAVMF_CODE.ms.fd", "/usr/share/AAVMF/AAVMF_VARS.ms.fd"},
+	},
+}
+
+// format is that of the code.
+func (f flash) format() string {
+	if strings.HasSuffix(f.code, ".qcow2") {
+		return "qcow2"
+	}
+	return "raw"
+}
+
+// chips is the size of the chip for the variables, in bytes, where the machine has a fixed one (QEMU's hw/arm/virt.c).
+var chips = map[string]int64{"arm64": 64 << 20}
+
+// findFlash is the first of the places for guests of arch where UEFI is installed.
+func findFlash(places map[string][]flash, arch string) (flash, bool) {
+	for _, f := range places[arch] {
 		if readable(f.code) == nil && readable(f.vars) == nil {
 			return f, true
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/status"
 	"github.com/vmentry/vmentry/internal/supervise"
+	"github.com/vmentry/vmentry/internal/tpm"
 	"github.com/vmentry/vmentry/internal/volume"
 )
 
@@ -36,6 +37,7 @@ type Plan struct {
 	More      disk.MorePlan
 	Network   network.Plan
 	Volumes   volume.Plan
+	TPM       tpm.Plan
 	Machine   qemu.Machine
 	QEMU      Program
 	Ready     status.Condition
@@ -82,11 +84,6 @@ func Prepare(ctx context.Context, qemuArgs []string) (Plan, error) {
 
 func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, qemuArgs []string, beside string) (Plan, error) {
 	host := InspectHost()
-	for _, m := range cfg.NotYet() {
-		if !mistakes.Has(m.Variable) {
-			mistakes = append(mistakes, m)
-		}
-	}
 	plan := Plan{Config: cfg, Identity: vmIdentity(cfg, host), Beside: beside}
 	chosen, accelErr := resolve(cfg, host, &mistakes)
 	plan.Chosen = chosen.chosen
@@ -106,10 +103,11 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 	checkArguments(extra, &mistakes)
 	checkReadable("VM_KERNEL", cfg.Kernel, &mistakes)
 	checkReadable("VM_INITRD", cfg.Initrd, &mistakes)
-	var provisionErr, networkErr, volumeErr error
+	var provisionErr, networkErr, volumeErr, tpmErr error
 	plan.Network, networkErr = planNetwork(cfg, name, plan.Identity, chosen.cpus, &mistakes)
 	plan.token = httpToken(cfg, &mistakes)
 	plan.Volumes, volumeErr = planVolumes(ctx, cfg, &mistakes)
+	plan.TPM, tpmErr = planTPM(ctx, cfg)
 	plan.Ready = readiness(cfg, &plan.Network)
 	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), networkConfig(plan.Network, cfg.CloudSeed), &mistakes)
 	diskErr := plan.planImage(cfg)
@@ -126,7 +124,7 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 		return Plan{}, stopped(ctx, err)
 	}
 	answer := <-asked
-	if err := errors.Join(diskErr, moreErr, accelErr, networkErr, volumeErr, answer.err); err != nil {
+	if err := errors.Join(diskErr, moreErr, accelErr, networkErr, volumeErr, tpmErr, answer.err); err != nil {
 		return Plan{}, stopped(ctx, err)
 	}
 
@@ -257,6 +255,7 @@ func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 	}
 	m.NICs = nics(p.Network)
 	m.Volumes = guestVolumes(p.Volumes)
+	m.TPM = p.TPM.Socket
 	p.addDisks(&m)
 	if !p.Config.Supervise {
 		m = m.Unsupervised()
@@ -272,7 +271,7 @@ func (p *Plan) addDisks(m *qemu.Machine) {
 	}
 	m.Disks = append(m.Disks, p.moreDisks()...)
 	if p.Disk.NVRAM != "" {
-		m.Firmware = &qemu.Firmware{Code: p.flash.code, Vars: p.Disk.NVRAM}
+		m.Firmware = &qemu.Firmware{Code: p.flash.code, Format: p.flash.format(), Vars: p.Disk.NVRAM, Secure: p.Disk.Input.SecureBoot && m.Arch == "amd64"}
 	}
 	if p.Provision.Ignition != nil {
 		m.FWCfg = append(m.FWCfg, qemu.FWCfg{Name: "opt/com.coreos/config", Path: p.file(provision.FWCfgFile)})

@@ -53,6 +53,10 @@ func (p Plan) Text() (string, error) {
 	for _, s := range p.Volumes.Shares {
 		section("virtiofsd of volume "+s.Tag, commandLines(s.Command)...)
 	}
+	if p.TPM.Wanted() {
+		section("TPM", p.TPM.Lines()...)
+		section("swtpm", commandLines(p.TPM.Command)...)
+	}
 	section(fmt.Sprintf("QEMU %s", p.QEMU.Version), commandLines(append([]string{p.QEMU.Path}, p.Machine.Args()...))...)
 	return strings.TrimRight(b.String(), "\n") + "\n", nil
 }
@@ -146,6 +150,7 @@ func (p Plan) JSON() (string, error) {
 		"moreDisks": p.More,
 		"network":   p.Network,
 		"volumes":   p.Volumes,
+		"tpm":       p.TPM,
 		"qemu": map[string]any{
 			"path": p.QEMU.Path, "version": p.QEMU.Version.String(), "arguments": p.Machine.Args(),
 		},
@@ -187,6 +192,11 @@ func (p Plan) Shell() (string, error) {
 	}
 	for _, s := range p.Volumes.Shares { // unlike vmentry, virtiofsd listens only once it runs
 		fmt.Fprintf(&b, "until [ -S %s ]; do sleep 0.1; done\n", shellquote.Join(s.Socket))
+	}
+	if p.TPM.Wanted() {
+		fmt.Fprintf(&b, "mkdir -p -m 700 %s\n", shellquote.Join(p.TPM.State))
+		b.WriteString(strings.Join(commandLines(p.TPM.Unsupervised()), " \\\n  ") + " &\n")
+		fmt.Fprintf(&b, "until [ -S %s ]; do sleep 0.1; done\n", shellquote.Join(p.TPM.Socket))
 	}
 	for _, r := range p.Network.Relays {
 		fmt.Fprintf(&b, "# not in this script, because vmentry does it: %s\n", r)

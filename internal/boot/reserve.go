@@ -58,6 +58,9 @@ func besideGuest(cfg config.Config) (need int64, who string) {
 	if volumes := volumeMemory(cfg); volumes > 0 {
 		need, all = need+volumes, append(all, "virtiofsd")
 	}
+	if cfg.TPM {
+		need, all = need+swtpmMemory, append(all, "swtpm")
+	}
 	if len(all) == 1 {
 		return need, "QEMU itself"
 	}

@@ -46,6 +46,7 @@ func resolve(cfg config.Config, host Host, mistakes *config.Mistakes) (settings,
 		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_FIRMWARE", Value: "bios", Problem: "arm64 machines have no BIOS; write uefi or auto"})
 	}
 	s.chooseMachine(cfg)
+	s.checkSecureBoot(cfg, mistakes)
 	err := s.chooseAccel(cfg, host, mistakes)
 	s.chooseCPU(cfg, host)
 	s.chooseMemory(cfg, host, mistakes)
@@ -67,6 +68,27 @@ func (s *settings) chooseMachine(cfg config.Config) {
 		s.machine = "q35"
 		s.note("machine", s.machine, "the default for amd64")
 	}
+}
+
+// checkSecureBoot adds mistakes about what would make Secure Boot check nothing.
+func (s *settings) checkSecureBoot(cfg config.Config, mistakes *config.Mistakes) {
+	if cfg.Firmware != config.FirmwareSecureBoot {
+		return
+	}
+	wrong := func(problem string) {
+		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_FIRMWARE", Value: "secureboot", Problem: problem})
+	}
+	if cfg.Kernel != "" {
+		wrong("a kernel that is booted directly (VM_KERNEL) goes past the boot loader that would check it; leave out one of the two")
+	}
+	if s.arch != "amd64" || s.machine == "q35" || strings.HasPrefix(s.machine, "pc-q35") {
+		return
+	}
+	if cfg.Machine == "" {
+		wrong("needs the machine q35, which has no IDE; write bus=sata instead of ide")
+		return
+	}
+	wrong("needs the machine q35; leave out VM_MACHINE")
 }
 
 func (s *settings) chooseAccel(cfg config.Config, host Host, mistakes *config.Mistakes) error {

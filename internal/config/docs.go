@@ -23,7 +23,7 @@ func Markdown() string {
 			group = v.group
 			fmt.Fprintf(&b, "### %s\n\n| variable | default | meaning |\n|---|---|---|\n", group)
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.name, cell(v.defaultText()), cell(v.meaningText()))
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.name, cell(v.defaultText()), cell(v.meaning))
 	}
 	return b.String()
 }
@@ -46,7 +46,7 @@ func Text(width int) string {
 			heading += " (" + plain(d) + ")"
 		}
 		writeWrapped(&b, heading, 2, width)
-		writeWrapped(&b, plain(v.meaningText()), textIndent, width)
+		writeWrapped(&b, plain(v.meaning), textIndent, width)
 	}
 	return b.String()
 }
@@ -59,19 +59,6 @@ func (v variable) defaultText() string {
 		return "{" + v.preset + "}"
 	}
 	return "–"
-}
-
-func (v variable) meaningText() string {
-	for _, l := range notYet(Config{}) {
-		switch {
-		case l.variable != v.name:
-		case l.what == "":
-			return v.meaning + ". Not in this release"
-		default:
-			return v.meaning + ". Not in this release: " + l.what
-		}
-	}
-	return v.meaning
 }
 
 // cell is the text in a table of markdown.

@@ -25,8 +25,8 @@ type raw struct {
 	CPUModel string `envconfig:"VM_CPU_MODEL" unset:"{host} with KVM, else {max}" meaning:"QEMU's CPU model, with flags: {host,-svm}"`
 	Accel    string `envconfig:"VM_ACCEL" preset:"auto" meaning:"{kvm}, {tcg} (emulation), or {auto}: KVM where it truly works, else TCG; one line in the log says which and why. {kvm} where it cannot be had ends the start with code 69"`
 	Machine  string `envconfig:"VM_MACHINE" unset:"{q35}; {virt} on arm64" meaning:"QEMU's machine type, with its options"`
-	Firmware string `envconfig:"VM_FIRMWARE" preset:"auto" meaning:"{bios}, {uefi}, {secureboot}, or {auto}, which looks at the disk"`
-	TPM      string `envconfig:"VM_TPM" preset:"false" meaning:"{true}: a TPM 2.0, its state in the data directory"`
+	Firmware string `envconfig:"VM_FIRMWARE" preset:"auto" meaning:"{bios}, {uefi}, {secureboot} (UEFI that boots only what Microsoft has signed), or {auto}, which looks at the disk"`
+	TPM      string `envconfig:"VM_TPM" preset:"false" meaning:"{true}: a TPM 2.0 (swtpm), its state in the data directory"`
 	Arch     string `envconfig:"VM_ARCH" unset:"the container's" meaning:"The guest's architecture, {amd64} or {arm64}. Another than the container's is emulated, where the image has the QEMU for it"`
 	Kernel   string `envconfig:"VM_KERNEL" meaning:"Boot this kernel directly instead of the disk's boot loader"`
 	Initrd   string `envconfig:"VM_INITRD" meaning:"The initial RAM disk that goes with {VM_KERNEL}"`

@@ -169,6 +169,22 @@ func TestBooted(t *testing.T) {
 	}
 }
 
+// TestFirmwareSays: the lines are OVMF's and AAVMF's own.
+func TestFirmwareSays(t *testing.T) {
+	for line, want := range map[string]Firmware{
+		`BdsDxe: loading Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0xA,0x0)`:                                            FirmwareSilent,
+		`BdsDxe: starting Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0xA,0x0)`:                                           FirmwareBegins,
+		`BdsDxe: failed to load Boot0001 "UEFI QEMU DVD-ROM QM00005 " from PciRoot(0x0)/Pci(0x1F,0x2)/Sata(0x2): Access Denied`: FirmwareRefuses,
+		`BdsDxe: failed to load Boot0002 "UEFI Misc Device" from PciRoot(0x0)/Pci(0xA,0x0): Not Found`:                          FirmwareSilent,
+		"\x1b[2J\x1b[01;01HBdsDxe: No bootable option or device was found.":                                                    FirmwareGivesUp,
+		`secureboot: Secure boot enabled`: FirmwareSilent,
+	} {
+		if got := FirmwareSays(line); got != want {
+			t.Errorf("%q: %d, want %d", line, got, want)
+		}
+	}
+}
+
 func TestRaw(t *testing.T) {
 	master, slave := terminal.Open(t)
 	restore := Raw(slave)

@@ -40,6 +40,7 @@ func (m Machine) Args() []string {
 	m.ports(&a)
 	m.small(&a)
 	m.watchdog(&a)
+	m.tpm(&a)
 	m.control(&a)
 	return append(a.list, m.ExtraArgs...)
 }
@@ -86,6 +87,7 @@ func (m Machine) base(a *args) {
 		kv{"dump-guest-core", "off"}, // the guest's memory has no place in a core file
 		when(m.isPC(), "vmport", "off"),
 		when(m.isPC(), "usb", "off"),
+		when(m.Firmware != nil && m.Firmware.Secure, "smm", "on"),
 		when(m.Type == "virt", "gic-version", m.gic()),
 		when(len(m.Volumes) > 0, "memory-backend", "ram")})
 	if m.TypeOptions != "" {
@@ -154,8 +156,11 @@ func (m Machine) processor(a *args) {
 
 func (m Machine) firmware(a *args) {
 	if f := m.Firmware; f != nil {
-		a.opt("-drive", kv{"if", "pflash"}, kv{"unit", "0"}, kv{"format", "raw"}, kv{"readonly", "on"}, kv{"file", f.Code})
+		a.opt("-drive", kv{"if", "pflash"}, kv{"unit", "0"}, kv{"format", f.Format}, kv{"readonly", "on"}, kv{"file", f.Code})
 		a.opt("-drive", kv{"if", "pflash"}, kv{"unit", "1"}, kv{"format", "raw"}, kv{"file", f.Vars})
+		if f.Secure { // as edk2's OvmfPkg/README has it: what is kept over a sleep would be a way around
+			a.add("-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+		}
 	}
 	if k := m.Kernel; k != nil {
 		a.add("-kernel", k.Image)
@@ -314,6 +319,20 @@ func (m Machine) watchdog(a *args) {
 	if m.Watchdog != "" {
 		a.device("i6300esb", append([]kv{{"id", "watchdog"}}, m.pci(slotWatchdog)...)...)
 	}
+}
+
+// tpm has the interface that takes a command as a whole on a PC. The ARM machine can have the older one alone.
+func (m Machine) tpm(a *args) {
+	if m.TPM == "" {
+		return
+	}
+	a.add("-chardev", options("socket", []kv{{"id", "tpm-control"}, {"path", m.TPM}}))
+	a.add("-tpmdev", options("emulator", []kv{{"id", "tpm"}, {"chardev", "tpm-control"}}))
+	device := "tpm-crb"
+	if !m.isPC() {
+		device = "tpm-tis-device"
+	}
+	a.device(device, kv{"tpmdev", "tpm"})
 }
 
 func (m Machine) control(a *args) {

@@ -61,7 +61,7 @@ func TestArgs(t *testing.T) {
 		}},
 		{"kvm-uefi", func(m *Machine) {
 			m.Accel, m.CPUModel = KVM, "host"
-			m.Firmware = &Firmware{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/var/lib/vmentry/nvram.fd"}
+			m.Firmware = &Firmware{Code: "/usr/share/OVMF/OVMF_CODE_4M.fd", Format: "raw", Vars: "/var/lib/vmentry/nvram.fd"}
 			m.ExitOnReboot = true
 			m.Paused = false
 			m.Console = Console{Kind: ConsoleStdio}
@@ -75,6 +75,15 @@ func TestArgs(t *testing.T) {
 		{"machine-options", func(m *Machine) { m.TypeOptions = "hpet=off,smm=on" }},
 		{"watchdog", func(m *Machine) { m.Watchdog = UnfedPause }},
 		{"watchdog-arm64", func(m *Machine) { m.Watchdog, m.Arch, m.Type = UnfedReset, "arm64", "virt" }},
+		{"secureboot-tpm", func(m *Machine) {
+			m.Firmware = &Firmware{"/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "raw", "/var/lib/vmentry/nvram-secureboot.fd", true}
+			m.TPM = "/run/vm,entry/tpm.sock"
+		}},
+		{"uefi-tpm-arm64", func(m *Machine) {
+			m.Arch, m.Type = "arm64", "virt"
+			m.Firmware = &Firmware{"/usr/share/AAVMF/AAVMF_CODE.qcow2", "qcow2", "/var/lib/vmentry/nvram.fd", false}
+			m.TPM = "/run/vmentry/tpm.sock"
+		}},
 		{"arm64", func(m *Machine) { m.Arch, m.Type, m.CPUModel = "arm64", "virt", "max,pauth-impdef=on" }},
 		{"scsi", func(m *Machine) { m.Disks[0].Bus, m.Disks[1].Bus = SCSI, SCSI }},
 		{"sata", func(m *Machine) { m.Disks[0].Bus, m.Disks[1].Bus = SATA, SATA }},

@@ -56,6 +56,7 @@ type Machine struct {
 
 	Watchdog Unfed // what becomes of a guest that does not feed its watchdog; empty: it has none
 
+	TPM     string   // optional: path of the socket at which a swtpm is the guest's TPM 2.0
 	VNC     string   // optional: path of the socket at which VNC is served; there is a graphics card then
 	Volumes []Volume // of virtio-fs; with any, the guest's memory is shared with the programs that serve them. At most 8
 
@@ -70,8 +71,12 @@ type Machine struct {
 
 // Firmware is UEFI in two flash chips: the code, shared and read-only, and the guest's own variables.
 type Firmware struct {
-	Code string // path
-	Vars string // path; written by the guest
+	Code   string // path
+	Format string // of Code: "raw" or "qcow2"
+	Vars   string // path, raw; written by the guest
+	// Secure: the variables are written by the firmware alone, in system management mode, so that a guest's kernel cannot change the keys
+	// that boot loaders are checked with. A PC only, and q35 alone.
+	Secure bool
 }
 
 // Kernel is what QEMU loads itself, without a boot loader.

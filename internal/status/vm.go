@@ -68,6 +68,7 @@ type VM struct {
 	ended    bool
 	stopping bool
 	booted   bool
+	stuck    string    // why the firmware boots nothing; empty if it does, or is not known to have failed
 	last     Answer    // of a check
 	lastAt   time.Time // when it began
 }
@@ -98,7 +99,10 @@ func (v *VM) Boots() {
 }
 
 // Resets tells that the guest begins anew.
-func (v *VM) Resets() { v.set(func() { v.booted = false }) }
+func (v *VM) Resets() { v.set(func() { v.booted, v.stuck = false, "" }) }
+
+// Stuck tells that the firmware boots nothing, and why; an empty why, that it has come to boot something.
+func (v *VM) Stuck(why string) { v.set(func() { v.stuck = why }) }
 
 func (v *VM) set(change func()) {
 	v.mu.Lock()
@@ -167,12 +171,21 @@ func (v *VM) askReady(ctx context.Context) Answer {
 		return Answer{false, full.String()}
 	}
 	if ok && v.ready.Boot && !booted {
-		return Answer{false, "the guest has not booted: its console shows neither a login prompt nor systemd's last target"}
+		ok, reason = false, "the guest has not booted: its console shows neither a login prompt nor systemd's last target"
+	}
+	if stuck := v.whyStuck(); stuck != "" && !ok {
+		return Answer{false, stuck}
 	}
 	if ok && v.ready.Boot {
 		reason = "the guest has booted"
 	}
 	return Answer{ok, reason}
+}
+
+func (v *VM) whyStuck() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.stuck
 }
 
 // Startup says whether the guest was ever ready.

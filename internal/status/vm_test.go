@@ -45,6 +45,13 @@ func TestLife(t *testing.T) {
 	guest.state = "running"
 	vm.Resets()
 	wants("after a reset", true, false, true, "running", "has not booted")
+	vm.Stuck("nothing to boot")
+	wants("with a firmware that has found nothing", true, false, true, "running", "nothing to boot")
+	vm.Stuck("")
+	wants("with one that somebody has helped", true, false, true, "running", "has not booted")
+	vm.Stuck("nothing to boot")
+	vm.Resets()
+	wants("after another reset", true, false, true, "running", "has not booted")
 	vm.Boots()
 	for state, says := range map[string]string{"io-error": "a disk's error", "guest-panicked": "panicked", "internal-error": "QEMU has failed", "watchdog": "watchdog"} {
 		guest.state = state
