@@ -12,13 +12,16 @@ SCRIPTS := .ci/run test/all examples/docker/run images/build images/fetch images
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build web guest tinyguest passt virtiofsd image images update-images run stop test test-manifests test-container test-images e2e-k8s bench bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build build-arm64 web guest tinyguest signedcd passt virtiofsd image image-multiarch images update-images run stop test test-manifests test-container test-images e2e-k8s bench bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: web ## bin/vmentry, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/vmentry ./cmd/vmentry
+
+build-arm64: web ## bin/arm64/vmentry, the same for arm64
+	CGO_ENABLED=0 GOARCH=arm64 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/arm64/vmentry ./cmd/vmentry
 
 web: ## the JavaScript libraries of the web page, which the program is built with
 	internal/web/fetch.sh
@@ -29,6 +32,11 @@ guest: ## the Debian guest's disk: .cache/debian/disk.qcow2 (root)
 tinyguest: ## kernel and initramfs of the tests' tiny guest: .cache/tinyguest
 	test/tinyguest/cached.sh >/dev/null
 	FLAVOUR=amd64 test/tinyguest/cached.sh >/dev/null
+	FLAVOUR=arm64 test/tinyguest/cached.sh >/dev/null
+
+signedcd: ## CDs that boot under Secure Boot, for tests: .cache/signedcd
+	test/signedcd/cached.sh >/dev/null
+	ARCH=arm64 test/signedcd/cached.sh >/dev/null
 
 passt: ## the passt that tests use, Debian 13's: .cache/passt
 	test/passt/cached.sh >/dev/null
@@ -38,6 +46,9 @@ virtiofsd: ## the virtiofsd that tests use, Debian 13's: .cache/virtiofsd
 
 image: build ## container images vmentry:latest and vmentry/debian:latest
 	images/build all
+
+image-multiarch: build ## vmentry:multiarch, which has the QEMU for arm64 guests too
+	images/build multiarch
 
 images: build ## all container images: images/*. What cannot be had is named at the end
 	images/build images
@@ -111,6 +122,7 @@ lint-go:
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi
 	go vet ./...
 	go run $(STATICCHECK) ./...
+	GOARCH=arm64 go vet ./...
 
 # Packages under internal/ know nothing of each other; boot alone knows them all.
 lint-imports:

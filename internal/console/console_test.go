@@ -176,7 +176,7 @@ func TestFirmwareSays(t *testing.T) {
 		`BdsDxe: starting Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0xA,0x0)`:                                           FirmwareBegins,
 		`BdsDxe: failed to load Boot0001 "UEFI QEMU DVD-ROM QM00005 " from PciRoot(0x0)/Pci(0x1F,0x2)/Sata(0x2): Access Denied`: FirmwareRefuses,
 		`BdsDxe: failed to load Boot0002 "UEFI Misc Device" from PciRoot(0x0)/Pci(0xA,0x0): Not Found`:                          FirmwareSilent,
-		"\x1b[2J\x1b[01;01HBdsDxe: No bootable option or device was found.":                                                    FirmwareGivesUp,
+		"\x1b[2J\x1b[01;01HBdsDxe: No bootable option or device was found.":                                                     FirmwareGivesUp,
 		`secureboot: Secure boot enabled`: FirmwareSilent,
 	} {
 		if got := FirmwareSays(line); got != want {

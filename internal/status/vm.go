@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -195,7 +196,7 @@ func (v *VM) Startup() Answer {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return Answer{false, "the guest was not ready yet: " + v.last.Reason}
+	return Answer{false, "the guest was not ready yet: " + cmp.Or(v.stuck, v.last.Reason)}
 }
 
 // Live says whether the VM lives. One that is being prepared does.

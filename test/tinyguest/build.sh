@@ -4,7 +4,7 @@
 # Debian's kernel and static busybox, straight from their packages: nothing is installed, no root is needed. initrd-net is initrd and
 # what tests of the network and of memory need besides: Debian's dhcpcd, dhclient and iperf3, netd and fill. initrd-agent is initrd and
 # Debian's QEMU guest agent.
-# See init for what the guest can do.
+# With FLAVOUR=arm64 there is initrd alone, for a machine of that architecture. See init for what the guest can do.
 set -euo pipefail
 # shellcheck source=images/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../images/lib.sh"
@@ -14,6 +14,7 @@ SUITE=trixie
 # The kernel's flavour. The cloud kernel starts fastest, and has no drivers for e1000, e1000e and rtl8139 cards:
 # FLAVOUR=amd64 makes a guest that has.
 FLAVOUR=${FLAVOUR:-cloud-amd64}
+ARCH=${FLAVOUR##*-}
 
 # Those of QEMU's devices that a test can put into a machine. Names that this kernel has built in, or has not at all, are passed over.
 MODULES=(
@@ -21,7 +22,7 @@ MODULES=(
 	qemu_fw_cfg pvpanic pvpanic-pci pvpanic-mmio i6300esb button evdev
 	ahci ata_piix nvme sd_mod sr_mod
 	e1000 e1000e 8139cp vmxnet3
-	ext4 isofs vfat nls_cp437 nls_ascii virtiofs fuse
+	ext4 isofs vfat nls_cp437 nls_ascii virtiofs fuse efivarfs tpm_tis
 )
 
 # dhcpcd, dhclient, iperf3, and what they are linked with.
@@ -41,9 +42,8 @@ main() {
 	debian_sources "$SUITE" >"$work/sources.list"
 	step tinyguest '3 minutes' 'making the tiny guest for tests from the kernel and busybox of Debian' make_guest
 	mv "$work/vmlinuz" "$out/vmlinuz"
-	mv "$work/initrd" "$work/initrd-net" "$work/initrd-agent" "$out/"
-	say "$out: vmlinuz $(($(stat -c %s "$out/vmlinuz") / 1000)) kB, initrd $(($(stat -c %s "$out/initrd") / 1000)) kB," \
-		"initrd-net $(($(stat -c %s "$out/initrd-net") / 1000)) kB, initrd-agent $(($(stat -c %s "$out/initrd-agent") / 1000)) kB"
+	mv "$work"/initrd* "$out/"
+	say "$out:$(cd "$out" && stat -c ' %n %s' vmlinuz initrd* | tr '\n' ',')"
 }
 
 # apt with lists and state of its own, so that another suite is read without touching this machine's.
@@ -52,16 +52,17 @@ own_apt() {
 	shift
 	"$tool" -q -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null \
 		-o Dir::State="$work/apt" -o Dir::State::Status=/dev/null -o Dir::Cache="$work/apt/cache" \
-		-o APT::Architecture=amd64 -o APT::Architectures=amd64 -o APT::Sandbox::User=root "$@"
+		-o APT::Architecture="$ARCH" -o APT::Architectures="$ARCH" -o APT::Sandbox::User=root "$@"
 }
 
 make_guest() {
-	local image kernel file dir=$work/initrd.d
+	local image kernel file dir=$work/tree packages=(busybox-static)
+	[ "$ARCH" != amd64 ] || packages+=("${NET_PACKAGES[@]}" "${AGENT_PACKAGES[@]}")
 	mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
 	own_apt apt-get update
 	# The package without a version only depends on the newest one.
 	image=$(own_apt apt-cache depends "linux-image-$FLAVOUR" | sed -n 's/^ *Depends: *\(linux-image-[^ ]*\)$/\1/p' | head -n 1)
-	(cd "$work" && own_apt apt-get download "$image" busybox-static "${NET_PACKAGES[@]}" "${AGENT_PACKAGES[@]}")
+	(cd "$work" && own_apt apt-get download "$image" "${packages[@]}")
 	mkdir "$work/root"
 	for file in "$work"/*.deb; do dpkg-deb -x "$file" "$work/root"; done
 	kernel=$(basename "$work"/root/boot/vmlinuz-*)
@@ -75,6 +76,7 @@ make_guest() {
 	install -m 755 "$SRC/vmtest-net" "$dir/bin/vmtest-net"
 	modules "$kernel" "$dir"
 	archive "$dir" >"$work/initrd"
+	[ "$ARCH" = amd64 ] || return 0
 	net_tools "$work/net.d"
 	# The kernel unpacks archives that follow each other, as long as each begins at a multiple of four.
 	archive "$work/net.d" | padded "$work/initrd" >"$work/initrd-net"
