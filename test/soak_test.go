@@ -110,6 +110,7 @@ func TestSoak(t *testing.T) {
 		if s.ignored {
 			words += " vmtest.ignore-button"
 		}
+		before := exists(run) && len(contents(t, run)) > 0 // of one that was killed; a start that ends before it has the directory leaves it alone
 		m := startTyping(t, data, run, tiny(t, words, append(s.settings(), settings...)...))
 		if reach(m, s.when, random) {
 			line := fmt.Sprintf("round %d", round)
@@ -132,7 +133,7 @@ func TestSoak(t *testing.T) {
 			t.Fatalf("round %d: %s, want one of %v", round, what, s.codes(log))
 		}
 		m.nothingRuns()
-		if left := contents(t, run); len(left) > 0 && s.how != killVMEntry {
+		if left := contents(t, run); len(left) > 0 && s.how != killVMEntry && (!before || strings.Contains(log, "disk ready")) {
 			t.Errorf("round %d: %s: left in the run directory: %v", round, what, left)
 		}
 		disk := filepath.Join(data, "disk", "overlay.qcow2")
