@@ -57,7 +57,7 @@ image-%: build ## the container image vmentry/NAME of images/NAME; ARCH=arm64
 	images/build $*
 
 update-images: ## move the pins of vendors' images (images/*/pins) to what is newest; NAME=ubuntu
-	images/update $(NAME)
+	images/update $(if $(filter command line,$(origin NAME)),$(NAME))
 
 run: ## boot the Debian guest in a container and log in; ARGS=-it for its console, ARGS=--fresh for a new disk
 	@examples/docker/run $(ARGS)

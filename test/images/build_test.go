@@ -22,12 +22,16 @@ func (r *repo) engine() string {
 	if err != nil || found == "" {
 		r.t.Fatalf("neither docker nor podman answers: %v", err)
 	}
+	if conf != "" {
+		os.Setenv("CONTAINERS_CONF", conf)
+		r.env = append(r.env, "CONTAINERS_CONF="+conf)
+	}
 	// A name of its own: a build that goes on at the same time must not change it under a test.
 	base := r.prefix() + "-base"
 	if err := exec.Command(found, "tag", "vmentry:latest", base).Run(); err != nil {
 		r.t.Fatal("there is no image vmentry:latest: `make image` builds it")
 	}
-	r.env = append(r.env, "ENGINE="+found, "CONTAINERS_CONF="+conf, "BASE="+base, "PREFIX="+r.prefix())
+	r.env = append(r.env, "ENGINE="+found, "BASE="+base, "PREFIX="+r.prefix())
 	r.t.Cleanup(func() {
 		for _, name := range vendors {
 			exec.Command(found, "rmi", "-f", r.prefix()+"/"+name).Run()
