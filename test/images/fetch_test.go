@@ -134,9 +134,7 @@ func TestFetchRefuses(t *testing.T) {
 			r.site.put(t, r.pin(name, "amd64", "signature"), k.sign([]byte("y")))
 		}, []string{"no good signature of sums"}},
 		{"another key at the vendor's URL", "flatcar", func(t *testing.T, name string) {
-			if err := os.Remove(filepath.Join(r.dir, "cache/vendor", name, "key-"+k.fingerprint)); err != nil { // of an earlier test
-				t.Fatal(err)
-			}
+			os.RemoveAll(filepath.Join(r.dir, "cache/vendor", name, "key-"+k.fingerprint)) // of an earlier test
 			r.site.put(t, "https://www.flatcar.org/security/image-signing-key/Flatcar_Image_Signing_Key.asc", other.public())
 		}, []string{"does not have the key " + k.fingerprint}},
 		{"no disk", "cirros", func(t *testing.T, name string) {
