@@ -1,7 +1,8 @@
 #!/bin/bash
 # Makes a disk in a vendor's layout: test/images/disk.sh NAME OUT    (NAME: a folder of images/)
 #
-# Partition numbers, names, types and file systems are the vendor's for amd64, sizes are small. Two of them boot, with guests of the project in them: cirros
+# Partition numbers, names, types and file systems are the vendor's for amd64 (as far as is known from outside), sizes are small, and Flatcar's btrfs is left out.
+# Two of them boot, with guests of the project in them: cirros
 # (the tiny guest, by GRUB on UEFI), and fedora-coreos (the Debian guest, with Ignition; its root file system is ext4, where the vendor's is XFS).
 # Environment: TINYGUEST and DEBIAN, folders with those guests; WORDS, the tiny guest's words.
 set -euo pipefail
