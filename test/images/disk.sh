@@ -35,7 +35,7 @@ main() {
 	cirros) cirros ;;
 	*) die "no layout for $1" ;;
 	esac
-	qemu-img convert -c -O qcow2 disk.raw disk.qcow2
+	qemu-img convert -c -O qcow2 -o compression_type=zstd disk.raw disk.qcow2
 	case $out in
 	*.xz) xz -0 -T0 <disk.qcow2 >"$out" ;;
 	*) mv disk.qcow2 "$out" ;;
