@@ -116,7 +116,7 @@ func TestResources(t *testing.T) {
 	c := newCluster(t)
 	c.deploy("resources", 1)
 	pod := c.pods("vm")[0]
-	c.shows(pod, "vmtest: cpus 1\r")
+	c.shows(pod, "vmtest: cpus 1\n")
 	status := c.kubectl("exec", pod, "--", "vmentry", "status", "-o", "json")
 	var memory int
 	if _, after, ok := strings.Cut(status, `"memory_bytes":`); ok {
