@@ -54,13 +54,33 @@ func unprivileged(t *testing.T, dirs ...string) []string {
 	return []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"}
 }
 
+// readable are settings whose kernel and initial RAM disk are in dir: not everybody can read a cache that is in somebody's home.
+func readable(t *testing.T, dir string, settings []string) []string {
+	t.Helper()
+	for i, s := range settings {
+		name, path, _ := strings.Cut(s, "=")
+		if name != "VM_KERNEL" && name != "VM_INITRD" {
+			continue
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings[i] = name + "=" + filepath.Join(dir, filepath.Base(path))
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return settings
+}
+
 // TestTPM: what a guest keeps in its TPM is there after vmentry was killed; nobody else gets at it meanwhile; and the VM does not outlive it.
 // All that by a user without privileges.
 func TestTPM(t *testing.T) {
 	t.Parallel()
 	data, run := dirs(t)
 	as := unprivileged(t, data, run)
-	settings := tiny(t, "vmtest.commands vmtest.dhcp=none", "VM_TPM=true")
+	settings := readable(t, filepath.Dir(data), tiny(t, "vmtest.commands vmtest.dhcp=none", "VM_TPM=true"))
 	if out, code := command(t, environment(data, run, settings...), "plan"); code != 0 || !strings.Contains(out, "\nswtpm\n") || !strings.Contains(out, filepath.Join(data, "tpm")) {
 		t.Errorf("plan: %d, %s", code, out)
 	}
