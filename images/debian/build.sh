@@ -1,6 +1,8 @@
 #!/bin/bash
-# Makes the disk of the Debian guest: images/debian/build.sh OUT.qcow2
+# Makes the disk of the Debian guest: images/debian/build.sh OUT.qcow2 [MORE]
 #
+# MORE is a folder of another image on top of this one: packages (their names), add.sh (called with the root file system before it is finished), and size (of
+# the root file system, in MiB).
 # Everything comes from Debian packages of the mirror that this machine uses. There is no vendor image, no loop device and
 # no mount of the disk, so it works in CI's containers too. Needs root, for a root file system with the right owners.
 set -euo pipefail
@@ -28,10 +30,15 @@ PACKAGES=(
 builder_packages=(grub-pc-bin grub-efi-amd64-bin grub-common mtools dosfstools fdisk e2fsprogs qemu-utils)
 
 main() {
-	[ $# = 1 ] || die 'usage: images/debian/build.sh OUT.qcow2'
+	[ $# = 1 ] || [ $# = 2 ] || die 'usage: images/debian/build.sh OUT.qcow2 [MORE]'
 	need_root "$0"
-	local out sources key
+	local out sources key more=${2:-} size=2000 add=true
 	out=$(realpath -m "$1")
+	if [ -n "$more" ]; then
+		mapfile -t -O ${#PACKAGES[@]} PACKAGES <"$more/packages"
+		size=$(cat "$more/size")
+		add="'$(realpath "$more")/add.sh'"
+	fi
 	need_packages mmdebstrap debian-archive-keyring
 	mkdir -p "$CACHE" "$(dirname "$out")"
 	sources=$CACHE/debian.list
@@ -53,7 +60,7 @@ main() {
 	step debian-root '6 minutes' "installing the guest's Debian and making its initramfs" guest_root
 	install -m 755 "$SRC/disk.sh" "$work/disk.sh"
 	step debian-disk '4 minutes' 'making the disk: partitions, boot loader, file systems, compression' \
-		chroot "$builder" /build/disk.sh "$(cat /proc/sys/kernel/random/uuid)"
+		chroot "$builder" /build/disk.sh "$(cat /proc/sys/kernel/random/uuid)" "$size"
 	mv "$work/disk.qcow2" "$out"
 	rm -rf --one-file-system "$work"
 	say "$out: $(($(stat -c %s "$out") / 1000000)) MB"
@@ -78,6 +85,7 @@ guest_root() {
 	INITRD=No mmdebstrap --variant=minbase --format=directory --aptopt='APT::Install-Recommends "false"' \
 		"${exclude[@]}" --include="${PACKAGES[*]}" \
 		--customize-hook="cp -r --no-preserve=ownership '$SRC/root/.' \"\$1/\"" \
+		--customize-hook="$add \"\$1\"" \
 		--customize-hook="install -m 755 '$SRC/setup.sh' \"\$1/setup.sh\"" \
 		--customize-hook='chroot "$1" /setup.sh' \
 		--customize-hook='rm "$1/setup.sh"' \

@@ -1,12 +1,12 @@
 #!/bin/bash
-# Runs in the builder: disk.sh UUID makes /build/disk.qcow2 of /build/root, whose file system gets that UUID. The parts of the disk are made as files and copied to their places.
+# Runs in the builder: disk.sh UUID MIB makes /build/disk.qcow2 of /build/root, whose file system gets that UUID and size. The parts of the disk are made as files and copied to their places.
 set -euo pipefail
 cd /build
 
 mib=2048 # sectors of 512 bytes
 bios_start=$mib bios_size=$mib
 esp_start=$((2 * mib)) esp_size=$((16 * mib))
-root_start=$((esp_start + esp_size)) root_size=$((2000 * mib))
+root_start=$((esp_start + esp_size)) root_size=$(($2 * mib))
 # One MiB for the second partition table at the end.
 disk_size=$((root_start + root_size + mib))
 root_uuid=$1

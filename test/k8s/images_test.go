@@ -19,31 +19,45 @@ const (
 
 // bring brings the images to the cluster's nodes, as E2E_IMPORT and E2E_REGISTRY say. Without either they are there.
 func bring() error {
-	command, registry := os.Getenv("E2E_IMPORT"), os.Getenv("E2E_REGISTRY")
-	if command == "" && registry == "" {
+	if os.Getenv("E2E_IMPORT") == "" && os.Getenv("E2E_REGISTRY") == "" {
 		return nil
 	}
-	engine, err := exec.Command("bash", "-c", `. ../../images/lib.sh; engine`).Output()
+	name, err := engine()
 	if err != nil {
-		return fmt.Errorf("neither docker nor podman answers: %w", err)
+		return err
 	}
-	name := strings.TrimSpace(string(engine))
 	if err := makeTiny(name); err != nil {
 		return fmt.Errorf("%s: %w", tiny, err)
 	}
 	for _, image := range []string{base, debian, tiny} {
-		if command != "" {
-			if err := do("sh", "-c", command+` "$0"`, image); err != nil {
-				return fmt.Errorf("E2E_IMPORT: %w", err)
-			}
+		if err := bringImage(name, image); err != nil {
+			return err
 		}
-		if registry != "" {
-			if err := do(name, "tag", image, reference(image)); err != nil {
-				return err
-			}
-			if err := do(name, "push", reference(image)); err != nil {
-				return fmt.Errorf("E2E_REGISTRY: %w", err)
-			}
+	}
+	return nil
+}
+
+// engine is docker or podman.
+func engine() (string, error) {
+	name, err := exec.Command("bash", "-c", `. ../../images/lib.sh; engine`).Output()
+	if err != nil {
+		return "", fmt.Errorf("neither docker nor podman answers: %w", err)
+	}
+	return strings.TrimSpace(string(name)), nil
+}
+
+func bringImage(engine, image string) error {
+	if command := os.Getenv("E2E_IMPORT"); command != "" {
+		if err := do("sh", "-c", command+` "$0"`, image); err != nil {
+			return fmt.Errorf("E2E_IMPORT: %w", err)
+		}
+	}
+	if os.Getenv("E2E_REGISTRY") != "" {
+		if err := do(engine, "tag", image, reference(image)); err != nil {
+			return err
+		}
+		if err := do(engine, "push", reference(image)); err != nil {
+			return fmt.Errorf("E2E_REGISTRY: %w", err)
 		}
 	}
 	return nil
