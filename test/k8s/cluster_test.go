@@ -152,12 +152,13 @@ func (c *cluster) await(object, path string, satisfies func(string) bool) string
 	c.t.Helper()
 	give := time.Now().Add(2 * transcript.Patience)
 	for {
-		value := c.field(object, path)
-		if satisfies(value) {
-			return value
+		// a busy cluster may not answer now and then
+		value, err := c.command("get", object, "--ignore-not-found", "--output", "jsonpath={"+path+"}").Output()
+		if err == nil && satisfies(strings.TrimSpace(string(value))) {
+			return strings.TrimSpace(string(value))
 		}
 		if time.Now().After(give) {
-			c.t.Fatalf("%s: %s stays %q", object, path, value)
+			c.t.Fatalf("%s: %s stays %q (%v)", object, path, value, err)
 		}
 		time.Sleep(time.Second)
 	}

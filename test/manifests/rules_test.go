@@ -107,6 +107,17 @@ func findings(e example, known map[string]bool) []string {
 	return found
 }
 
+// labels are those of a pod, with what Kubernetes itself adds for a selector to find one pod of a StatefulSet.
+func (p pod) labels(selector map[string]string) labels.Set {
+	set := labels.Set(maps.Clone(p.meta.Labels))
+	for _, name := range []string{appsv1.StatefulSetPodNameLabel, appsv1.PodIndexLabel} {
+		if v, ok := selector[name]; ok && strings.HasPrefix(p.owner, "StatefulSet/") {
+			set[name] = v
+		}
+	}
+	return set
+}
+
 type noter func(format string, args ...any)
 
 // volumes checks that what is mounted is there, and what is there is mounted.
@@ -144,8 +155,8 @@ func volumes(p pod, note noter) {
 	}
 }
 
-// secretCommand is how an example says that a Secret has to be made first.
-var secretCommand = regexp.MustCompile(`kubectl create secret (?:generic|tls) (\S+)`)
+// secretCommand is how an example says that a Secret has to be made first: by kubectl, or by a script that says so.
+var secretCommand = regexp.MustCompile(`(?:kubectl create secret (?:generic|tls)|makes the Secret) ([a-z0-9-]+)`)
 
 // sources checks that the ConfigMaps, Secrets and claims that a pod names are in the example, or made by a command of its comment.
 func sources(e example, p pod, note noter) {
@@ -243,7 +254,7 @@ func selectors(objects []runtime.Object, pods []pod, note func(where, format str
 	find := func(where string, selector map[string]string) []pod {
 		var found []pod
 		for _, p := range pods {
-			if labels.SelectorFromSet(selector).Matches(labels.Set(p.meta.Labels)) {
+			if labels.SelectorFromSet(selector).Matches(p.labels(selector)) {
 				found = append(found, p)
 			}
 		}
