@@ -220,7 +220,7 @@ func arm64(t *testing.T, words string, settings ...string) []string {
 }
 
 // TestARM64: a guest of another architecture has what others have: console, disk, seed, network card, configuration, clock, button, watchdog,
-// balloon, TPM, and a way to say that it has panicked.
+// balloon and TPM. Debian's kernel for it has no driver for the device by which others say that they have panicked.
 func TestARM64(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "config.ign")
@@ -228,7 +228,7 @@ func TestARM64(t *testing.T) {
 		t.Fatal(err)
 	}
 	data, run := dirs(t)
-	m := startTyping(t, data, run, arm64(t, "vmtest.commands vmtest.disks vmtest.cat=fw_cfg vmtest.listen=22 vmtest.ignore-button",
+	m := startTyping(t, data, run, arm64(t, "vmtest.commands vmtest.disks vmtest.cat=fw_cfg vmtest.listen=22",
 		"VM_IMAGE="+image(t, "qcow2"), "VM_DISK_SIZE=1G", "CLOUD_CONFIG=#cloud-config\nhostname: x\n", "IGNITION_CONFIG_FILE="+file, "VM_READY=tcp:22", "VM_WATCHDOG=reset", "VM_TPM=true"))
 	m.stdout.Await(t, tinyReady)
 	m.stderr.Await(t, "INF ready")
@@ -246,16 +246,13 @@ func TestARM64(t *testing.T) {
 		"cat /sys/class/watchdog/watchdog0/identity":                   "i6300ESB timer",
 		"ls /sys/bus/acpi/devices | grep -c ^MSFT0101":                 "1", // this kernel has no driver for its interface, TIS
 		"ls -d /sys/bus/virtio/drivers/virtio_balloon/virtio* | wc -l": "1",
-		"ls -d /sys/bus/pci/drivers/pvpanic-pci/0000:* | wc -l":        "1",
 	} {
 		if got := m.tell(command); got != want {
 			t.Errorf("%s: %q, want %q", command, got, want)
 		}
 	}
-	m.press("powerdown")
-	m.stdout.Await(t, "vmtest: button pressed")
-	m.begin("echo c >/proc/sysrq-trigger")
-	m.wants(71, "panicked")
+	m.signal(syscall.SIGTERM)
+	m.wants(0, "shut down as asked")
 }
 
 // TestARM64SecureBoot: its firmware boots from a CD what is signed.
