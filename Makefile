@@ -140,4 +140,4 @@ lint-sh:
 	shellcheck -x $(SCRIPTS)
 
 clean: ## delete bin and .cache
-	rm -rf --one-file-system bin $(CACHE)
+	bash -c '. images/lib.sh; remove_tree bin "$$CACHE"'

@@ -110,12 +110,28 @@ inputs_hash() {
 # cached FILE: whether FILE is there and may be used.
 cached() { [ "${REBUILD:-0}" != 1 ] && [ -e "$1" ]; }
 
+# remove_tree FOLDER…: deletes them with all that is in them, after taking away what is mounted there: a root file system that was killed
+# while it was made has its /proc and /sys mounted still.
+remove_tree() {
+	local dir m mounts
+	for dir in "$@"; do
+		dir=$(realpath -m "$dir")
+		# the last mounted first; the kernel writes a blank as \040
+		mapfile -t mounts < <(awk '{ print $5 }' /proc/self/mountinfo | tac)
+		for m in "${mounts[@]}"; do
+			m=$(printf %b "$m")
+			[[ $m/ != "$dir"/* ]] || umount "$m" || umount --lazy "$m"
+		done
+		rm -rf --one-file-system "$dir"
+	done
+}
+
 # keep_newest FILE…: of the cache's files of one kind, delete all but the first named. Old ones would only fill the disk.
 keep_newest() {
 	local keep=$1 f
 	shift
 	for f in "$@"; do
-		[ "$f" = "$keep" ] || rm -rf --one-file-system "$f"
+		[ "$f" = "$keep" ] || remove_tree "$f"
 	done
 }
 

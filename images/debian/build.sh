@@ -47,7 +47,7 @@ main() {
 	key=$(SALT="${builder_packages[*]}" inputs_hash images/lib.sh)
 	builder=$CACHE/builder-$key
 	if ! cached "$builder"; then
-		rm -rf --one-file-system "$builder" "$builder.new"
+		remove_tree "$builder" "$builder.new"
 		step builder '3 minutes' 'making a small Debian with the tools for disks' bootstrap "$builder.new" "${builder_packages[@]}"
 		mv "$builder.new" "$builder"
 		keep_newest "$builder" "$CACHE"/builder-*
@@ -55,14 +55,14 @@ main() {
 
 	# The work folder is inside the builder, so that a chroot sees it without a mount.
 	work=$builder/build
-	rm -rf --one-file-system "$work"
+	remove_tree "$work"
 	mkdir "$work"
 	step debian-root '6 minutes' "installing the guest's Debian and making its initramfs" guest_root
 	install -m 755 "$SRC/disk.sh" "$work/disk.sh"
 	step debian-disk '4 minutes' 'making the disk: partitions, boot loader, file systems, compression' \
 		chroot "$builder" /build/disk.sh "$(cat /proc/sys/kernel/random/uuid)" "$size"
 	mv "$work/disk.qcow2" "$out"
-	rm -rf --one-file-system "$work"
+	remove_tree "$work"
 	say "$out: $(($(stat -c %s "$out") / 1000000)) MB"
 }
 
