@@ -39,15 +39,15 @@ const (
 	colInterface  = "pod's interface"
 	colReboot     = "guest rebooted"
 	colKilled     = "killed, restarted"
-	colForgotten  = "run directory lost"
+	colForgotten  = "killed, run directory lost"
 	colClient     = "other clients"
 	colQuiet      = "no DHCP on the wire"
 )
 
 var columns = []string{colConfigured, colReached, colReaches, colFull, colProbe, colStrange, colInterface, colReboot, colKilled, colForgotten, colClient, colQuiet}
 
-// restarted are the shapes whose guest and container are restarted, too: one of each way to be connected. The rest would take long
-// and show nothing else.
+// restarted are the shapes whose guest is restarted by itself, and whose container is with what it left in its run directory: one of each way to be connected. The
+// rest would take long and show nothing else.
 var restarted = []string{"CNI bridge, no hairpin, dual stack", "CNI ptp (GKE)", "Docker's own network", "Calico, dual stack", "two interfaces", "NET_ADMIN alone"}
 
 // otherClients are the shapes whose guest asks for its addresses once more, with other clients than dhcpcd. Each tells something by routes that
@@ -141,13 +141,13 @@ func proveBridge(t *testing.T, r *row, p *pod.Pod) {
 		if p.Shape.Container.Capabilities == pod.NetAdmin || len(p.Before.Cards) > 1 {
 			r.prove(t, colKilled, func(t *testing.T) { v = g.killed(t, v) })
 		}
-		r.prove(t, colForgotten, func(t *testing.T) {
-			v.Signal(t, syscall.SIGKILL)
-			v.Exit(t)
-			g.container.forgetRun(t)
-			v = g.startedAgain(t)
-		})
 	}
+	r.prove(t, colForgotten, func(t *testing.T) {
+		v.Signal(t, syscall.SIGKILL)
+		v.Exit(t)
+		g.container.forgetRun(t)
+		v = g.startedAgain(t)
+	})
 	r.prove(t, colQuiet, quiet.nothing)
 	if !t.Failed() {
 		v.Signal(t, syscall.SIGTERM)

@@ -75,19 +75,17 @@ func proveNAT(t *testing.T, r *row, p *pod.Pod) {
 	r.prove(t, colFull, h.fullFrames)
 	r.prove(t, colProbe, func(t *testing.T) { g.probed(t, h.vm) })
 	r.prove(t, colInterface, g.interfaces)
-	if slices.Contains(restarted, p.Shape.Name) {
-		r.prove(t, colForgotten, func(t *testing.T) {
-			h.Signal(t, syscall.SIGKILL)
-			h.Exit(t)
-			c.forgetRun(t)
-			h.vm = c.start(g.t)
-			h.awaitReady(t, 1)
-			h.configured(t)
-			h.reached(t)
-			h.reaches(t)
-			g.interfaces(t)
-		})
-	}
+	r.prove(t, colForgotten, func(t *testing.T) {
+		h.Signal(t, syscall.SIGKILL)
+		h.Exit(t)
+		c.forgetRun(t)
+		h.vm = c.start(g.t)
+		h.awaitReady(t, 1)
+		h.configured(t)
+		h.reached(t)
+		h.reaches(t)
+		g.interfaces(t)
+	})
 	r.prove(t, colQuiet, quiet.nothing)
 	if !t.Failed() {
 		h.Signal(t, syscall.SIGTERM)
