@@ -6,14 +6,15 @@ CACHE   := $(or $(VMENTRY_CACHE),$(CURDIR)/.cache)
 
 # Pinned: another version finds other things.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
-SCRIPTS := .ci/run test/all examples/docker/run images/build images/fetch images/update images/lib.sh images/vendor.sh internal/web/fetch.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/vmtest-ask test/tinyguest/shutdown \
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+SCRIPTS := .ci/run test/all test/vulncheck examples/docker/run images/build images/fetch images/update images/lib.sh images/vendor.sh internal/web/fetch.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/vmtest-ask test/tinyguest/shutdown \
 	images/kubernetes-node/version images/kubernetes-node/key $(wildcard images/kubernetes-node/root/usr/libexec/kubernetes-node/*) examples/k8s/nested-access \
 	$(addprefix images/debian/root/,usr/lib/quickboot/init usr/lib/quickboot/make usr/libexec/ignition-firstboot-complete \
 	etc/kernel/postinst.d/zz-quickboot etc/kernel/postrm.d/zz-quickboot) \
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-arm64 web guest tinyguest signedcd passt virtiofsd image image-multiarch images update-images run stop test test-manifests test-container test-images e2e-k8s e2e-nested bench bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-sh clean
+.PHONY: help build build-arm64 web guest tinyguest signedcd passt virtiofsd image image-multiarch images update-images run stop test test-manifests test-container test-images e2e-k8s e2e-nested bench bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-vulns lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -120,7 +121,7 @@ fuzz: ## every fuzz target for FUZZTIME
 race: ## the tests of the packages with the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race ./internal/...
 
-lint: lint-go lint-imports lint-sh ## formatting, vet, staticcheck, the import rule, shellcheck
+lint: lint-go lint-imports lint-vulns lint-sh ## formatting, vet, staticcheck, the import rule, known vulnerabilities, shellcheck
 
 lint-go:
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
@@ -134,6 +135,9 @@ lint-imports:
 	@go list -f '{{$$p := .ImportPath}}{{range .Imports}}{{$$p}} {{.}}{{"\n"}}{{end}}' ./internal/... | \
 	awk '$$2 ~ "^github.com/vmentry/vmentry/internal/" && $$1 !~ "/internal/boot$$" && index($$2, $$1 "/") != 1 \
 		{ print $$1 " must not import " $$2; bad = 1 } END { exit bad }'
+
+lint-vulns:
+	test/vulncheck $(GOVULNCHECK)
 
 lint-sh:
 	bash -c '. images/lib.sh; need_packages shellcheck'
