@@ -94,7 +94,7 @@ them QEMU's: IMAGE -m 1024m -smp 1.`,
 		p.button("pause", "Stop the VM's processors"),
 		p.button("resume", "Let a paused VM go on"),
 		p.execCommand(), p.snapshotCommand(),
-		p.statusCommand(), p.consoleCommand(), p.versionCommand(), confineCommand(),
+		p.statusCommand(), p.consoleCommand(), p.versionCommand(), confineCommand(), p.recordCommand(),
 	)
 	return root
 }
@@ -310,6 +310,25 @@ func (p program) versionCommand() *cobra.Command {
 			return p.until(func(ctx context.Context) error {
 				fmt.Fprintf(cmd.OutOrStdout(), "vmentry %s (%s)\nQEMU %s\n", version, commit, boot.QEMUVersion(ctx))
 				return nil
+			})
+		},
+	}
+}
+
+// recordCommand is for the build of the container image: it saves each start of the image the time to ask QEMU what it can do.
+func (p program) recordCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "record DIRECTORY",
+		Short:  "Write down what each QEMU of this image can do",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.until(func(ctx context.Context) error {
+				files, err := boot.Record(ctx, args[0])
+				for _, f := range files {
+					fmt.Fprintln(cmd.OutOrStdout(), f)
+				}
+				return err
 			})
 		},
 	}

@@ -131,7 +131,7 @@ func (p *Plan) makeImage(ctx context.Context, lock *disk.Lock, streams Streams, 
 		p.Image = image.Plan{}
 	}
 	if !pending {
-		return p.planMachine()
+		return p.planMachine(ctx)
 	}
 	return p.planPending(ctx, log)
 }
@@ -144,7 +144,7 @@ func (p *Plan) planPending(ctx context.Context, log *slog.Logger) error {
 	if err := p.planMore(p.Config); err != nil { // again, because none may be the main disk's
 		return stopped(ctx, err)
 	}
-	if err := p.planMachine(); err != nil {
+	if err := p.planMachine(ctx); err != nil {
 		return err
 	}
 	p.announceMachine(log)

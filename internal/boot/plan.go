@@ -4,9 +4,11 @@ package boot
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -55,6 +57,7 @@ type parts struct {
 	host     Host
 	extra    []string // the user's own QEMU arguments
 	can      qemu.Capabilities
+	recorded bool // can was read, and not asked for
 }
 
 // Pending says that the image has to be made before the disk, and with it the firmware and the machine, can be planned.
@@ -133,20 +136,28 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 			"QEMU %s has no such machine; write q35 or pc (amd64), virt (arm64), or one of %s -machine help", answer.can.Version, qemuNames[chosen.arch])}})
 	}
 	plan.QEMU = Program{answer.path, answer.can.Version}
-	plan.parts = parts{name, chosen, host, extra, answer.can}
-	if err := plan.planMachine(); err != nil {
+	plan.parts = parts{name, chosen, host, extra, answer.can, answer.recorded}
+	if err := plan.planMachine(ctx); err != nil {
 		return Plan{}, err
 	}
 	return plan, nil
 }
 
 // planMachine describes the VM, as far as its disk is known, and checks that this QEMU can run it.
-func (p *Plan) planMachine() error {
+func (p *Plan) planMachine(ctx context.Context) error {
 	p.makeMachine(p.parts.name, p.parts.settings, p.parts.host, p.parts.extra)
 	if err := tooManyDisks(p.Machine); err != nil {
 		return err
 	}
-	if missing := p.parts.can.Check(p.Machine); len(missing) > 0 {
+	missing := p.parts.can.Check(p.Machine)
+	if len(missing) > 0 && p.parts.recorded { // a module may have been added
+		can, err := qemu.Probe(ctx, p.QEMU.Path, p.Environ)
+		if err != nil {
+			return stopped(ctx, fail(supervise.Unavailable, "%w", err))
+		}
+		missing = can.Check(p.Machine)
+	}
+	if len(missing) > 0 {
 		return fail(supervise.Unavailable, "%s", strings.Join(missing, "\n"))
 	}
 	return nil
@@ -181,13 +192,17 @@ func environForOthers(cfg config.Config) []string {
 
 // qemuAnswer is what the QEMU at path can do.
 type qemuAnswer struct {
-	path string
-	can  qemu.Capabilities
-	err  error
+	path     string
+	can      qemu.Capabilities
+	recorded bool
+	err      error
 }
 
-// askQEMU finds the QEMU for guests of arch and asks it what it can do. The channel is closed when nothing of the asking is
-// left.
+// records is where the container image has, for each QEMU in it, a [qemu.Record]: asking takes as long as QEMU's own start.
+const records = "/usr/share/vmentry"
+
+// askQEMU finds the QEMU for guests of arch and asks it what it can do, unless that is recorded. The channel is closed when nothing of
+// the asking is left.
 func askQEMU(ctx context.Context, arch string, environ []string) <-chan qemuAnswer {
 	answers := make(chan qemuAnswer, 1)
 	go func() {
@@ -198,15 +213,47 @@ func askQEMU(ctx context.Context, arch string, environ []string) <-chan qemuAnsw
 			answers <- qemuAnswer{err: fail(supervise.Unavailable, "%s is not installed: %w", name, err)}
 			return
 		}
+		if can, ok := qemu.ReadRecord(filepath.Join(records, name+".json"), path); ok {
+			answers <- qemuAnswer{path: path, can: can, recorded: true}
+			return
+		}
 		ctx, cancel := context.WithTimeout(ctx, probeTime)
 		defer cancel()
 		can, err := qemu.Probe(ctx, path, environ)
 		if err != nil {
 			err = fail(supervise.Unavailable, "%w", err)
 		}
-		answers <- qemuAnswer{path, can, err}
+		answers <- qemuAnswer{path: path, can: can, err: err}
 	}()
 	return answers
+}
+
+// Record writes in dir, for each QEMU that is installed, what [askQEMU] then need not ask. It returns the files.
+func Record(ctx context.Context, dir string) ([]string, error) {
+	var files []string
+	for _, name := range qemuNames {
+		path, err := findProgram(name)
+		if err != nil {
+			continue
+		}
+		r, err := qemu.NewRecord(ctx, path, os.Environ())
+		if err != nil {
+			return files, err
+		}
+		text, err := json.Marshal(r)
+		if err != nil {
+			return files, err
+		}
+		file := filepath.Join(dir, name+".json")
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			return files, err
+		}
+		files = append(files, file)
+	}
+	if len(files) == 0 {
+		return nil, errors.New("no QEMU is installed")
+	}
+	return files, nil
 }
 
 // QEMUVersion is the version of the QEMU for guests of this machine's architecture, or why it is not to be had.
