@@ -204,6 +204,8 @@ func (c *cluster) awaitAnother(pod, uid string) {
 
 // follow collects a pod's log from here on, until the pod has ended.
 func (c *cluster) follow(pod string) *transcript.Transcript {
+	c.t.Helper()
+	c.await("pod/"+pod, ".status.containerStatuses[0].containerID", func(s string) bool { return s != "" }) // before, there is no log
 	log := transcript.New()
 	cmd := c.command("logs", "--follow", pod)
 	cmd.Stdout = log

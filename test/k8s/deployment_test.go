@@ -244,7 +244,7 @@ func TestHeadless(t *testing.T) {
 	pods := []string{"k8s-0", "k8s-1", "k8s-2"}
 	c.areTheirPods(pods)
 	dns := c.kubectl("--namespace", "kube-system", "get", "service", "kube-dns", "--ignore-not-found", "--output", "name") != ""
-	names := c.kubectl("get", "endpointslices", "--selector", "kubernetes.io/service-name=k8s", "--output", "jsonpath={range .items[*].endpoints[*]}{.hostname}={.addresses[0]} {end}")
+	names := c.kubectl("get", "endpointslices", "--selector", "kubernetes.io/service-name=k8s", "--output", "jsonpath={range .items[*].endpoints[*]}{.hostname}={.addresses[0]} {end}") + " "
 	for _, pod := range pods {
 		c.shows(pod, " hostname "+pod+" ")
 		if !strings.Contains(names, pod+"="+c.address(pod)+" ") {
