@@ -7,14 +7,14 @@ CACHE   := $(or $(VMENTRY_CACHE),$(CURDIR)/.cache)
 # Pinned: another version finds other things.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
-SCRIPTS := .ci/run test/all test/vulncheck examples/docker/run images/build images/fetch images/update images/lib.sh images/vendor.sh internal/web/fetch.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/vmtest-ask test/tinyguest/shutdown \
+SCRIPTS := .ci/run release/build release/check release/image test/all test/vulncheck examples/docker/run images/build images/fetch images/update images/lib.sh images/vendor.sh internal/web/fetch.sh $(wildcard images/*/*.sh test/*/*.sh) test/tinyguest/init test/tinyguest/udhcpc.script test/tinyguest/vmtest-net test/tinyguest/vmtest-ask test/tinyguest/shutdown \
 	images/kubernetes-node/version images/kubernetes-node/key $(wildcard images/kubernetes-node/root/usr/libexec/kubernetes-node/*) examples/k8s/nested-access \
 	$(addprefix images/debian/root/,usr/lib/quickboot/init usr/lib/quickboot/make usr/libexec/ignition-firstboot-complete \
 	etc/kernel/postinst.d/zz-quickboot etc/kernel/postrm.d/zz-quickboot) \
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-arm64 web guest tinyguest signedcd passt virtiofsd image image-multiarch images update-images run stop test test-manifests test-container test-images e2e-k8s e2e-nested bench bench-start bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-vulns lint-sh clean
+.PHONY: help build build-arm64 release release-check release-image web guest tinyguest signedcd passt virtiofsd image image-multiarch images update-images run stop test test-manifests test-release test-container test-images e2e-k8s e2e-nested bench bench-start bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-vulns lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +24,15 @@ build: web ## bin/vmentry, one static binary
 
 build-arm64: web ## bin/arm64/vmentry, the same for arm64
 	CGO_ENABLED=0 GOARCH=arm64 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/arm64/vmentry ./cmd/vmentry
+
+release: ## bin/release: what a release is made of, the same bytes wherever it is made
+	release/build bin/release
+
+release-check: release ## make it again elsewhere, and compare
+	release/check bin/release
+
+release-image: release ## vmentry:latest with that binary, and what is in the image: bin/release/vmentry-image-ARCH.spdx.json
+	release/image bin/release
 
 web: ## the JavaScript libraries of the web page, which the program is built with
 	internal/web/fetch.sh
@@ -72,6 +81,9 @@ test: ## install what is needed, build everything, run all tests (root)
 
 test-manifests: ## the manifests of examples/k8s, without a cluster: every field, every reference, and what vmentry says of them
 	cd test/manifests && go vet . && CGO_ENABLED=0 go test -count=1 -timeout 20m .
+
+test-release: ## what a release says is in it
+	cd release/sbom && go vet . && CGO_ENABLED=0 go test -count=1 -timeout 10m .
 
 test-container: image tinyguest ## the container images' tests alone
 	bash -c '. images/lib.sh; need_packages catatonit'
