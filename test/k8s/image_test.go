@@ -30,7 +30,7 @@ func TestImageClaim(t *testing.T) {
 	c := newCluster(t)
 	c.startOutside()
 	c.secretKey("claim-vm")
-	c.volume("claim-vm", "pod", "claim-vm")
+	c.volume("claim-vm", "pod/claim-vm")
 	c.apply("image-claim.yaml", base, tiny)
 	c.await("pod/claim-vm", ".status.initContainerStatuses[0].state.running.startedAt", func(s string) bool { return s != "" })
 	disk := filepath.Join(t.TempDir(), "disk")

@@ -11,7 +11,7 @@ func TestStatefulSet(t *testing.T) {
 	c := newCluster(t)
 	c.startOutside()
 	k := c.secretKey("vm")
-	c.volume("data-vm-0", "statefulset,pod", "vm")
+	c.volume("data-vm-0", "statefulset/vm")
 	c.apply("statefulset.yaml")
 
 	var machine, uid string

@@ -8,9 +8,9 @@ import (
 // volumes is where on a node the volumes of clusters without storage are.
 const volumes = "/var/tmp"
 
-// volume makes a volume for a claim where the cluster makes none by itself: a directory on the node, which everybody may write. What uses it, objects of
-// these kinds with a label, ends before it does.
-func (c *cluster) volume(claim, kinds, app string) {
+// volume makes a volume for a claim where the cluster makes none by itself: a directory on the node, which everybody may write. The object that uses
+// it ends before it does, with its pods.
+func (c *cluster) volume(claim, user string) {
 	c.t.Helper()
 	if c.kubectl("get", "storageclass", "--output", "name") != "" {
 		return
@@ -19,7 +19,7 @@ func (c *cluster) volume(claim, kinds, app string) {
 	c.onNode("mkdir -m 777 " + name)
 	c.persistentVolume(claim, "10Gi", fmt.Sprintf(`"hostPath": {"path": %q, "type": "Directory"}`, volumes+"/"+name))
 	c.t.Cleanup(func() {
-		c.kubectl("delete", kinds, "--selector", "app="+app, "--wait", "--timeout", "3m")
+		c.kubectl("delete", user, "--ignore-not-found", "--cascade", "foreground", "--timeout", "3m")
 		c.onNode("rm -rf " + name)
 	})
 }
