@@ -79,7 +79,7 @@ need_tools() {
 }
 
 apt_install() {
-	local quiet=(-y --no-install-recommends -o Dpkg::Use-Pty=0)
+	local quiet=(-y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600) # somebody else may be at it
 	# The lists of a container or of a fresh machine may be missing, or so old that they name packages that are gone.
 	DEBIAN_FRONTEND=noninteractive apt-get install "${quiet[@]}" "$@" ||
 		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install "${quiet[@]}" "$@"; }
