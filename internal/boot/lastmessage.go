@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/vmentry/vmentry/internal/supervise"
 )
@@ -37,7 +38,7 @@ func lastMessage(why string, code int, console []byte) string {
 }
 
 // panicLine is what Linux begins the report of a panic with. Much of the report comes after it.
-var panicLine = regexp.MustCompile(`(?m)^.*Kernel panic - not syncing.*\n`)
+var panicLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^.*Kernel panic - not syncing.*\n`) })
 
 // lastLines are as many whole lines from the end of console as have room, in bytes. If the line that says why the kernel has panicked is not
 // among them it comes first.
@@ -47,7 +48,7 @@ func lastLines(console string, room int) string {
 		return console
 	}
 	first := ""
-	if found := panicLine.FindAllString(console, -1); len(found) > 0 {
+	if found := panicLine().FindAllString(console, -1); len(found) > 0 {
 		first = found[len(found)-1]
 	}
 	if end := wholeLines(console, room); strings.Contains(end, first) || len(first) > room {
@@ -66,9 +67,9 @@ func wholeLines(text string, room int) string {
 }
 
 // controls are what a terminal acts on and a message cannot show.
-var controls = regexp.MustCompile(`\x1b\[[0-9;?]*[A-Za-z]|[^\n\t -~]`)
+var controls = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\x1b\[[0-9;?]*[A-Za-z]|[^\n\t -~]`) })
 
 // plain is the console's text without what is meant for a terminal.
 func plain(console []byte) string {
-	return string(controls.ReplaceAll(bytes.ReplaceAll(console, []byte("\r"), nil), nil))
+	return string(controls().ReplaceAll(bytes.ReplaceAll(console, []byte("\r"), nil), nil))
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/confine"
@@ -106,9 +107,9 @@ func virtiofsdBeside(s volume.Share) (beside, error) {
 	}
 	return beside{
 		name: "virtiofsd of volume " + s.Tag, path: s.Command[0], args: s.Command[1:], files: []*os.File{socket},
-		greets: slog.LevelWarn, advise: func(words string) string { return stamp.ReplaceAllString(words, "") },
+		greets: slog.LevelWarn, advise: func(words string) string { return stamp().ReplaceAllString(words, "") },
 	}, nil
 }
 
 // stamp is what virtiofsd begins its words with.
-var stamp = regexp.MustCompile(`^\[\S+ \w+ +[\w:]+\] `)
+var stamp = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\[\S+ \w+ +[\w:]+\] `) })

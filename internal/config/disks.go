@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"strings"
 )
 
@@ -15,11 +14,11 @@ const diskHelp = "write [name=]SOURCE[:bus=BUS][:ro], with a size or a path as S
 
 var (
 	// diskName is what can be a serial in the guest and part of a file's name in the data directory.
-	diskName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	diskName = pattern(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 	// diskOption is the end of an entry that can only be meant as an option. What else follows a colon belongs to the
 	// path: /dev/disk/by-path is full of them.
-	diskOption = regexp.MustCompile(`:([a-z]+(?:=[^:/]*)?)$`)
+	diskOption = pattern(`:([a-z]+(?:=[^:/]*)?)$`)
 )
 
 // Disk is one entry of VM_DISKS. Either Size or Path is set.
@@ -100,7 +99,7 @@ func parseDisk(s, defaultName string) (Disk, error) {
 func (d *Disk) takeOptions(s string) (string, error) {
 	var bus, ro bool
 	for {
-		m := diskOption.FindStringSubmatch(s)
+		m := diskOption().FindStringSubmatch(s)
 		if m == nil {
 			return s, nil
 		}
@@ -125,7 +124,7 @@ func checkDiskName(name string) error {
 	if len(name) > maxSerial {
 		return fmt.Errorf("the name has %d bytes; at most %d", len(name), maxSerial)
 	}
-	if !diskName.MatchString(name) {
+	if !diskName().MatchString(name) {
 		return fmt.Errorf("%q is not a disk's name; write letters, digits, dots, hyphens and underscores", name)
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"regexp"
 	"strings"
 )
 
@@ -32,7 +31,7 @@ var (
 	errNotSize    = errors.New("not a size; write 512M, 4G or 4Gi")
 	errWholeBytes = errors.New("not a whole number of bytes; write 512M, 4G or 4Gi")
 
-	sizePattern = regexp.MustCompile(`^([0-9]{1,32}(?:\.[0-9]{1,32})?)([A-Za-z]*)$`)
+	sizePattern = pattern(`^([0-9]{1,32}(?:\.[0-9]{1,32})?)([A-Za-z]*)$`)
 )
 
 // String is the size in the largest unit that leaves no fraction: 4GiB, 1536MiB, 0B. It can be read back.
@@ -52,7 +51,7 @@ func (b Bytes) String() string {
 // parseSize reads a size; bare is the unit of a number without one. Like QEMU it takes fractions, if bytes are not
 // divided by them; unlike QEMU no exponents and no hexadecimal numbers.
 func parseSize(s string, bare Bytes) (Bytes, error) {
-	m := sizePattern.FindStringSubmatch(s)
+	m := sizePattern().FindStringSubmatch(s)
 	if m == nil {
 		return 0, errNotSize
 	}
@@ -121,7 +120,7 @@ func diskSize(s string) (Bytes, error) {
 	if err != nil {
 		return 0, err
 	}
-	if size < minDiskSize && sizePattern.FindStringSubmatch(s)[2] == "" {
+	if size < minDiskSize && sizePattern().FindStringSubmatch(s)[2] == "" {
 		return 0, fmt.Errorf("%v is too small, a bare number is bytes; write %sG for GiB, from %v to %v", size, s, minDiskSize, maxDiskSize)
 	}
 	if size < minDiskSize || size > maxDiskSize {

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -10,7 +9,7 @@ import (
 // VM_SERVICE_HOST, VM_SERVICE_PORT_SSH, VM_PORT, VM_PORT_22_TCP_ADDR. See
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables. A test holds that none of our own
 // variables looks like one.
-var serviceVariable = regexp.MustCompile(`^[A-Z][A-Z0-9_]*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)$`)
+var serviceVariable = pattern(`^[A-Z][A-Z0-9_]*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)$`)
 
 // unknown warns about the names in environ, given as in os.Environ, that were meant for vmentry and are read by nobody.
 func unknown(environ []string) []Warning {
@@ -21,7 +20,7 @@ func unknown(environ []string) []Warning {
 	var warnings []Warning
 	for _, entry := range slices.Sorted(slices.Values(environ)) {
 		name, value, _ := strings.Cut(entry, "=")
-		if value == "" || slices.Contains(known, name) || serviceVariable.MatchString(name) {
+		if value == "" || slices.Contains(known, name) || serviceVariable().MatchString(name) {
 			continue
 		}
 		near := nearest(name, known)

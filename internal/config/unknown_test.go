@@ -69,7 +69,7 @@ func TestUnknownIsInOrder(t *testing.T) {
 
 func TestNoVariableLooksLikeAService(t *testing.T) {
 	for _, v := range variables(raw{}) {
-		if serviceVariable.MatchString(v.name) {
+		if serviceVariable().MatchString(v.name) {
 			t.Errorf("%s", v.name)
 		}
 	}

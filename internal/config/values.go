@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kballard/go-shellquote"
@@ -26,12 +27,17 @@ const (
 )
 
 var (
-	hostLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-	userName  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9._-]{0,31}$`)
+	hostLabel = pattern(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	userName  = pattern(`^[A-Za-z_][A-Za-z0-9._-]{0,31}$`)
 
 	// qemuModel is a name with options, as -cpu and -machine take it.
-	qemuModel = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(,[+-]?[A-Za-z0-9._-]+(=[^,\s]+)?)*$`)
+	qemuModel = pattern(`^[A-Za-z0-9][A-Za-z0-9._-]*(,[+-]?[A-Za-z0-9._-]+(=[^,\s]+)?)*$`)
 )
+
+// pattern is a regular expression that is compiled when it is first used: of all of them a run needs few.
+func pattern(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // isNone tells whether a value says that there is none of it.
 func isNone(s string) bool {
@@ -104,7 +110,7 @@ func parseHostName(s string) (string, error) {
 		return "", fmt.Errorf("%d bytes are too long for a host name; at most %d", len(s), maxHostName)
 	}
 	for label := range strings.SplitSeq(s, ".") {
-		if !hostLabel.MatchString(label) {
+		if !hostLabel().MatchString(label) {
 			return "", errors.New("not a host name; write letters, digits and hyphens, in parts of 1 to 63 separated by dots")
 		}
 	}
@@ -112,7 +118,7 @@ func parseHostName(s string) (string, error) {
 }
 
 func parseUserName(s string) (string, error) {
-	if !userName.MatchString(s) {
+	if !userName().MatchString(s) {
 		return "", errors.New("not a user's name; write letters, digits, dots, hyphens and underscores, at most 32")
 	}
 	return s, nil
@@ -137,7 +143,7 @@ func parseCPUs(s string) (int, error) {
 }
 
 func parseModel(s string) (string, error) {
-	if !qemuModel.MatchString(s) || strings.EqualFold(s, "help") {
+	if !qemuModel().MatchString(s) || strings.EqualFold(s, "help") {
 		return "", errors.New("not a QEMU model; write NAME or NAME,OPTION,OPTION=VALUE without blanks")
 	}
 	return s, nil

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"strings"
 	"unicode"
 )
@@ -17,7 +16,7 @@ const maxVolumes = 8
 
 const volumeHelp = "write tag=/path[@/guest/path][:ro]"
 
-var volumeTag = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+var volumeTag = pattern(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // Volume is one entry of VM_VOLUMES: a directory of the pod in the guest.
 type Volume struct {
@@ -74,7 +73,7 @@ func parseVolume(s string) (Volume, error) {
 	if !found {
 		return Volume{}, errors.New("not a volume; " + volumeHelp)
 	}
-	if len(tag) > maxTag || !volumeTag.MatchString(tag) {
+	if len(tag) > maxTag || !volumeTag().MatchString(tag) {
 		return Volume{}, fmt.Errorf("%q is not a tag; write letters, digits, dots, hyphens and underscores, at most %d bytes", tag, maxTag)
 	}
 	v := Volume{Tag: tag}

@@ -2,12 +2,11 @@ package console
 
 import (
 	"bytes"
-	"regexp"
 )
 
 // questions are what a program asks a terminal: status and cursor position (DSR), attributes (DA, DECID, ENQ), modes and settings
 // (DECRQM, DECRQSS, XTGETTCAP), size (XTWINOPS), colours (OSC with a question mark). See xterm's ctlseqs.
-var questions = regexp.MustCompile(`\x05|\x1bZ` +
+var questions = pattern(`\x05|\x1bZ` +
 	`|\x1b\[[?>=!]?[0-9;]*[nc]` +
 	`|\x1b\[[?>]?[0-9;]*\$p` +
 	`|\x1b\[>?[0-9;]*[qt]` +
@@ -23,5 +22,5 @@ func replay(past []byte, cut bool) []byte {
 			past = past[i+1:]
 		}
 	}
-	return questions.ReplaceAll(past, nil)
+	return questions().ReplaceAll(past, nil)
 }

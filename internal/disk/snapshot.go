@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -46,11 +47,11 @@ const (
 )
 
 // snapshotNames are such that they need no quoting anywhere, and are no temporary ones.
-var snapshotNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var snapshotNames = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) })
 
 // CheckSnapshotName refuses what cannot be a snapshot's name.
 func CheckSnapshotName(name string) error {
-	if !snapshotNames.MatchString(name) {
+	if !snapshotNames().MatchString(name) {
 		return configError(fmt.Sprintf("name a snapshot %q", name), "", "a name has 1 to 64 letters, digits, dots, dashes and underscores, and begins with a letter or digit")
 	}
 	return nil
@@ -69,7 +70,7 @@ func Snapshots(dir string) ([]Snapshot, error) {
 	}
 	var all []Snapshot
 	for _, e := range entries {
-		if !snapshotNames.MatchString(e.Name()) || !e.IsDir() {
+		if !snapshotNames().MatchString(e.Name()) || !e.IsDir() {
 			continue
 		}
 		s, err := places.readSnapshot(e.Name())

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -318,12 +317,12 @@ func (d *download) skip(resp *http.Response) error {
 	return nil
 }
 
-var contentRange = regexp.MustCompile(`^bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)$`)
+var contentRange = pattern(`^bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)$`)
 
 // parseContentRange reads a Content-Range (RFC 9110 §14.4): where the part begins, and the length of the whole, -1 where it is not
 // said.
 func parseContentRange(s string) (from, total int64, err error) {
-	m := contentRange.FindStringSubmatch(s)
+	m := contentRange().FindStringSubmatch(s)
 	if m == nil {
 		return 0, 0, fmt.Errorf("Content-Range %.60q", s)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // maxSums is the most that is read of a file of digests, in bytes.
@@ -32,10 +33,15 @@ const noSums = "write the digest itself (64 hexadecimal digits) into VM_IMAGE_SH
 var errNoSum = errors.New("no SHA-256 digest for it")
 
 var (
-	gnuSum = regexp.MustCompile(`^([0-9A-Fa-f]{64}) [ *](.+)$`)
-	bsdSum = regexp.MustCompile(`^SHA256 ?\((.+)\) ?= ?([0-9A-Fa-f]{64})$`)
-	oneSum = regexp.MustCompile(`^([0-9A-Fa-f]{64})$`)
+	gnuSum = pattern(`^([0-9A-Fa-f]{64}) [ *](.+)$`)
+	bsdSum = pattern(`^SHA256 ?\((.+)\) ?= ?([0-9A-Fa-f]{64})$`)
+	oneSum = pattern(`^([0-9A-Fa-f]{64})$`)
 )
+
+// pattern is a regular expression that is compiled when it is first used: of all of them a run needs few.
+func pattern(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // findSum finds the SHA-256 of the file of that name in a file of digests: as sha256sum writes them, as BSD's and Fedora's are, or, where
 // alone says that the file is about this one alone, nothing but the digest. Other lines (signatures, other digests, comments) do not
@@ -47,11 +53,11 @@ func findSum(text []byte, name string, alone bool) (string, error) {
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())
 		sum, of := "", ""
-		if m := gnuSum.FindStringSubmatch(line); m != nil {
+		if m := gnuSum().FindStringSubmatch(line); m != nil {
 			sum, of = m[1], m[2]
-		} else if m := bsdSum.FindStringSubmatch(line); m != nil {
+		} else if m := bsdSum().FindStringSubmatch(line); m != nil {
 			sum, of = m[2], m[1]
-		} else if m := oneSum.FindStringSubmatch(line); m != nil && alone {
+		} else if m := oneSum().FindStringSubmatch(line); m != nil && alone {
 			sum, of = m[1], name
 		}
 		if sum == "" || path.Base(strings.TrimSpace(of)) != name {

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/coreos/go-systemd/v22/unit"
 	"go.yaml.in/yaml/v3"
@@ -70,12 +71,14 @@ func (m Mount) fstab() []string {
 
 // devices are tags that cloud-init takes for a disk's short name: sda, vdb1, what clouds call their disks, and NAME.1, a disk's first
 // partition (cc_mounts and util.expand_dotted_devname of cloud-init).
-var devices = regexp.MustCompile(`^(x?[shv]d[a-z][0-9]*|sr[0-9]+|ephemeral[0-9]*|root|ami|swap[0-9]*)$|\.[0-9]+$`)
+var devices = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(x?[shv]d[a-z][0-9]*|sr[0-9]+|ephemeral[0-9]*|root|ami|swap[0-9]*)$|\.[0-9]+$`)
+})
 
 // checkMounts finds what cloud-init could not mount.
 func checkMounts(mounts []Mount, r *sourceReporter) {
 	for _, m := range mounts {
-		if devices.MatchString(m.Tag) {
+		if devices().MatchString(m.Tag) {
 			r.mistake("VM_VOLUMES: cloud-init takes the tag %s for a disk's name; write another, such as %s-files", m.Tag, strings.ReplaceAll(m.Tag, ".", "-"))
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	clcreport "github.com/flatcar/ignition/config/validate/report"
 
@@ -134,7 +135,7 @@ func (r *sourceReporter) clc(rep clcreport.Report) {
 	}
 }
 
-var yamlLine = regexp.MustCompile(`^(?:yaml: )?\s*line (\d+): (.*)$`)
+var yamlLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:yaml: )?\s*line (\d+): (.*)$`) })
 
 // yamlError takes a YAML library's error apart: it holds one line of text for each mistake, with the line number in it.
 func (r *sourceReporter) yamlError(s Severity, text string) {
@@ -144,7 +145,7 @@ func (r *sourceReporter) yamlError(s Severity, text string) {
 			continue
 		}
 		line := 0
-		if m := yamlLine.FindStringSubmatch(l); m != nil {
+		if m := yamlLine().FindStringSubmatch(l); m != nil {
 			line, _ = strconv.Atoi(m[1])
 			l = m[2]
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 )
 
 // Program is the virtiofsd that is installed.
@@ -45,13 +46,13 @@ func Find(ctx context.Context, environ []string) (Program, error) {
 	cmd.Env = environ
 	out, _ := cmd.Output()
 	p := Program{Path: path}
-	if m := version.FindSubmatch(out); m != nil {
+	if m := version().FindSubmatch(out); m != nil {
 		p.Version = string(m[1])
 	}
 	return p, nil
 }
 
-var version = regexp.MustCompile(`^virtiofsd (\d+\.\d+\.\d+)`)
+var version = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^virtiofsd (\d+\.\d+\.\d+)`) })
 
 // Check says whether p can do what is asked of it.
 func (p Program) Check() error {
