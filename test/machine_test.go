@@ -45,6 +45,9 @@ const (
 // unprivileged is a command line that runs another as somebody who may do nothing special, with directories of a VM made that one's.
 func unprivileged(t *testing.T, dirs ...string) []string {
 	t.Helper()
+	if os.Getuid() != 0 {
+		return nil // the test itself is
+	}
 	const nobody = 65534
 	for _, d := range append(dirs, filepath.Dir(dirs[0])) {
 		if err := os.Chown(d, nobody, nobody); err != nil {

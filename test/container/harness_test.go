@@ -214,6 +214,22 @@ func command(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// file is a file of the container, as it is seen in there. It is read from outside: the image has no program to print it.
+func (m *machine) file(path string) (string, error) {
+	content, err := os.ReadFile("/proc/" + m.engine("inspect", "--format", "{{.State.Pid}}", m.name) + "/root" + path)
+	return strings.TrimSpace(string(content)), err
+}
+
+// first is the name of the container's first process.
+func (m *machine) first() string {
+	m.t.Helper()
+	name, err := m.file("/proc/1/comm")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return name
+}
+
 // probe is what a readiness probe says: its exit code, and the reason.
 func (m *machine) probe() (code int, reason string) {
 	m.t.Helper()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -47,7 +48,15 @@ func TestMemoryLimit(t *testing.T) {
 // memory is how much memory the container uses, and how much of it is not the guest's.
 func (m *machine) memory() string {
 	m.t.Helper()
-	stat := m.engine("exec", m.name, "sh", "-c", "cd /sys/fs/cgroup; cat memory.stat 2>/dev/null || cat memory/memory.stat; cat memory/memory.kmem.usage_in_bytes 2>/dev/null | sed 's/^/kernel /'")
+	stat, err := m.file("/sys/fs/cgroup/memory.stat")
+	if os.IsNotExist(err) { // cgroups of version 1
+		stat, err = m.file("/sys/fs/cgroup/memory/memory.stat")
+		kernel, _ := m.file("/sys/fs/cgroup/memory/memory.kmem.usage_in_bytes")
+		stat += "\nkernel " + kernel
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
 	used := 0
 	for _, name := range []string{"anon", "rss", "shmem", "kernel"} {
 		if f := regexp.MustCompile(`(?m)^` + name + ` (\d+)$`).FindStringSubmatch(stat); f != nil {

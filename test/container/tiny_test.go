@@ -72,7 +72,7 @@ func TestSecondContainerOnTheSameData(t *testing.T) {
 func TestInit(t *testing.T) {
 	m := run(t, tiny(t, "", "--init"))
 	m.stdout.Await(t, tinyReady)
-	if first := m.engine("exec", m.name, "cat", "/proc/1/comm"); first == "vmentry" {
+	if m.first() == "vmentry" {
 		t.Error("--init has put no other process before vmentry")
 	}
 	m.stop()
@@ -80,14 +80,14 @@ func TestInit(t *testing.T) {
 
 // TestSharedProcesses: in a pod whose containers see each other's processes, vmentry is not the first either.
 func TestSharedProcesses(t *testing.T) {
-	pause := run(t, []string{"--entrypoint", "/bin/sleep"}, "infinity")
+	pause := run(t, []string{"--entrypoint", "/usr/bin/swtpm"}, "socket", "--tpm2", "--tpmstate", "dir=/tmp", "--ctrl", "type=unixio,path=/tmp/control")
 	for running := ""; running != "true"; {
 		out, _ := exec.Command(engine, "inspect", "--format", "{{.State.Running}}", pause.name).Output()
 		running = strings.TrimSpace(string(out))
 	}
 	m := run(t, tiny(t, "", "--pid", "container:"+pause.name))
 	m.stdout.Await(t, tinyReady)
-	if first := m.engine("exec", m.name, "cat", "/proc/1/comm"); first != "sleep" {
+	if first := m.first(); first != "swtpm" {
 		t.Errorf("the first process is %s", first)
 	}
 	m.stop()
@@ -97,7 +97,7 @@ func TestSharedProcesses(t *testing.T) {
 func TestWithoutSupervision(t *testing.T) {
 	m := run(t, tiny(t, "", settings("VM_SUPERVISE=false")...))
 	m.stdout.Await(t, tinyReady)
-	if first := m.engine("exec", m.name, "cat", "/proc/1/comm"); !strings.HasPrefix(first, "qemu-system") {
+	if first := m.first(); !strings.HasPrefix(first, "qemu-system") {
 		t.Errorf("the first process is %s", first)
 	}
 	m.engine("stop", m.name)

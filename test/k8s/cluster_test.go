@@ -127,7 +127,7 @@ func (c *cluster) text(example string, pairs ...string) string {
 		}
 		text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
 	}
-	for _, image := range []string{base, debian, tiny} {
+	for _, image := range []string{base, debug, debian, tiny} {
 		text = strings.ReplaceAll(text, "image: "+image, "image: "+reference(image))
 	}
 	return text
@@ -176,11 +176,12 @@ func (c *cluster) ready(pod string) {
 	c.await("pod/"+pod, condition("Ready"), is("True"))
 }
 
-// signalQEMU sends a pod's QEMU a signal, from inside the pod.
+// signalQEMU sends a pod's QEMU a signal, from a container that is added to the pod for it. It can be done once to a pod.
 func (c *cluster) signalQEMU(pod, signal string) {
 	c.t.Helper()
-	c.kubectl("exec", pod, "--", "sh", "-c",
+	c.kubectl("debug", pod, "--quiet", "--target", "vm", "--image", reference(debug), "--image-pull-policy", "IfNotPresent", "--container", "signal", "--", "sh", "-c",
 		`for p in /proc/[0-9]*; do read -r name <"$p/comm"; case $name in qemu*) kill -`+signal+` "${p#/proc/}" ;; esac; done`)
+	c.await("pod/"+pod, ".status.ephemeralContainerStatuses[0].state.terminated.exitCode", is("0"))
 }
 
 // persistentVolume makes a volume for a claim, and takes it away at the end of the test. spec says where it is.

@@ -59,11 +59,14 @@ func TestImageHTTP(t *testing.T) {
 	c.startOutside()
 	k := c.secretKey("http-vm")
 	c.feed(fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shop", "labels": {"app": "shop"}}, "spec": {"terminationGracePeriodSeconds": 0,
-		"initContainers": [{"name": "fill", "image": %q, "imagePullPolicy": "IfNotPresent", "volumeMounts": [{"name": "shelf", "mountPath": "/shelf"}],
-			"command": ["sh", "-euxc", "cp /image/disk.qcow2 /shelf/ && cd /shelf && sha256sum disk.qcow2 >SHA256SUMS"]}],
-		"containers": [{"name": "serve", "image": %q, "imagePullPolicy": "IfNotPresent", "volumeMounts": [{"name": "shelf", "mountPath": "/shelf"}],
+		"initContainers": [
+			{"name": "bring", "image": %[1]q, "imagePullPolicy": "IfNotPresent", "volumeMounts": [{"name": "shelf", "mountPath": "/shelf"}],
+				"command": ["outside", "publish", "/usr/bin/outside", "/shelf"]},
+			{"name": "fill", "image": %[2]q, "imagePullPolicy": "IfNotPresent", "volumeMounts": [{"name": "shelf", "mountPath": "/shelf"}],
+				"command": ["/shelf/outside", "publish", "/image/disk.qcow2", "/shelf"]}],
+		"containers": [{"name": "serve", "image": %[1]q, "imagePullPolicy": "IfNotPresent", "volumeMounts": [{"name": "shelf", "mountPath": "/shelf"}],
 			"command": ["outside", "serve", "/shelf", ":8080"]}],
-		"volumes": [{"name": "shelf", "emptyDir": {}}]}}`, reference(debian), reference(tiny)), "apply", "--filename", "-")
+		"volumes": [{"name": "shelf", "emptyDir": {}}]}}`, reference(tiny), reference(debian)), "apply", "--filename", "-")
 	c.ready("shop")
 	c.apply("image-http.yaml", "https://cloud-images.ubuntu.com/noble/current/noble-server-cloudimg-amd64.img", "http://"+c.address("shop")+":8080/disk.qcow2", "ubuntu}", "core}")
 	c.ready("http-vm")

@@ -13,6 +13,7 @@ import (
 // machine it has; with the program outside beside it. Tests put it in the place of vmentry/debian where they are about the cluster, and not about what Debian does.
 const (
 	base   = "vmentry:latest"
+	debug  = "vmentry:debug" // has a shell
 	debian = "vmentry/debian:latest"
 	tiny   = "vmentry/tiny:latest"
 )
@@ -29,7 +30,7 @@ func bring() error {
 	if err := makeTiny(name); err != nil {
 		return fmt.Errorf("%s: %w", tiny, err)
 	}
-	for _, image := range []string{base, debian, tiny} {
+	for _, image := range []string{base, debug, debian, tiny} {
 		if err := bringImage(name, image); err != nil {
 			return err
 		}

@@ -31,7 +31,7 @@ func (c *cluster) onNode(script string) string {
 	c.feed(fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "on-node", "labels": {"app": "on-node"}}, "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
 		"containers": [{"name": "script", "image": %q, "imagePullPolicy": "IfNotPresent", "workingDir": "/volumes", "command": ["sh", "-euxc", %q],
 			"volumeMounts": [{"name": "volumes", "mountPath": "/volumes"}]}],
-		"volumes": [{"name": "volumes", "hostPath": {"path": %q}}]}}`, reference(tiny), script, volumes), "apply", "--filename", "-")
+		"volumes": [{"name": "volumes", "hostPath": {"path": %q}}]}}`, reference(debug), script, volumes), "apply", "--filename", "-")
 	phase := c.await("pod/on-node", ".status.phase", func(s string) bool { return s == "Succeeded" || s == "Failed" })
 	if phase != "Succeeded" {
 		c.t.Fatalf("on the node: %s: %s", script, c.kubectl("logs", "on-node"))

@@ -8,13 +8,21 @@ import (
 	"github.com/vmentry/vmentry/test/transcript"
 )
 
+// beside is another container of the pod, with the directory for both sides.
+const beside = `  - name: beside
+    image: vmentry:debug
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, "trap exit TERM; sleep infinity & wait"]
+    volumeMounts: [{name: work, mountPath: /work}]
+`
+
 // TestVolumes: a ConfigMap and a Secret are directories in the guest, an update is seen there, and neither can be written; what one
 // side writes in a directory for both is read by the other. All of it without a right, as a user who is not root.
 func TestVolumes(t *testing.T) {
 	c := newCluster(t)
 	c.startOutside()
 	k := c.secretKey("volumes-vm-keys")
-	c.apply("volumes.yaml")
+	c.apply("volumes.yaml", "  containers:\n", "  containers:\n"+beside)
 	c.ready("volumes-vm")
 	guest := c.login(net.JoinHostPort(c.field("pod/volumes-vm", ".status.podIP"), "2222"), "core", k)
 	guest.Wants("cat /etc/greeting/text", "hello from the ConfigMap")
@@ -25,7 +33,7 @@ func TestVolumes(t *testing.T) {
 		}
 	}
 	guest.Says("echo from the guest | sudo tee /srv/work/a && sync")
-	if got := c.kubectl("exec", "volumes-vm", "--", "sh", "-c", "echo from the pod > /work/b; cat /work/a"); got != "from the guest" {
+	if got := c.kubectl("exec", "volumes-vm", "--container", "beside", "--", "sh", "-c", "cd /work && echo from the pod > b; cat a"); got != "from the guest" {
 		t.Errorf("in the pod: %q", got)
 	}
 	guest.Wants("cat /srv/work/b", "from the pod")

@@ -5,15 +5,19 @@
 //	outside ping ADDRESS       sends pings by IPv4 until one is answered, or a minute is over
 //	outside get URL            prints what a web server answers
 //	outside serve DIR ADDRESS  is a web server of a directory's files
+//	outside publish FILE DIR   copies a file there, and notes its digest in SHA256SUMS
 package main
 
 import (
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -46,6 +50,8 @@ func run(args []string) error {
 		return get(args[1])
 	case len(args) == 3 && args[0] == "serve":
 		return http.ListenAndServe(args[2], http.FileServer(http.Dir(args[1])))
+	case len(args) == 3 && args[0] == "publish":
+		return publish(args[1], args[2])
 	}
 	return fmt.Errorf("not a command: %q", args)
 }
@@ -60,6 +66,27 @@ func call(address string) error {
 	go io.Copy(conn, os.Stdin)
 	_, err = io.Copy(os.Stdout, conn)
 	return err
+}
+
+func publish(file, dir string) error {
+	in, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	name := filepath.Base(file)
+	out, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	sums, err := os.OpenFile(filepath.Join(dir, "SHA256SUMS"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	digest := sha256.New()
+	_, err = io.Copy(io.MultiWriter(out, digest), in)
+	_, noted := fmt.Fprintf(sums, "%x  %s\n", digest.Sum(nil), name)
+	return errors.Join(err, noted, out.Close(), sums.Close())
 }
 
 func get(url string) error {
