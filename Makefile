@@ -14,7 +14,7 @@ SCRIPTS := .ci/run release/build release/check release/image test/all test/vulnc
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-arm64 release release-check release-image web guest tinyguest signedcd passt virtiofsd image image-multiarch images update-images run stop test test-manifests test-release test-container test-images e2e-k8s e2e-nested bench bench-start bench-network bench-disk bench-overhead fault fuzz race lint lint-go lint-imports lint-vulns lint-sh clean
+.PHONY: help build build-arm64 release release-check release-image web guest tinyguest signedcd passt virtiofsd image image-multiarch images update-images run stop test test-manifests test-release test-container test-images e2e-k8s e2e-nested bench bench-start bench-network bench-disk bench-overhead bench-size fault fuzz race lint lint-go lint-imports lint-vulns lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,7 +55,7 @@ passt: ## the passt that tests use, Debian 13's: .cache/passt
 virtiofsd: ## the virtiofsd that tests use, Debian 13's: .cache/virtiofsd
 	test/virtiofsd/cached.sh >/dev/null
 
-image: build ## container images vmentry:latest and vmentry/debian:latest
+image: build ## container images vmentry:latest, vmentry:debug and vmentry/debian:latest
 	images/build all
 
 image-multiarch: build ## vmentry:multiarch, which has the QEMU for arm64 guests too
@@ -121,6 +121,9 @@ bench-disk: tinyguest ## what each kind of disk costs, as a ratio to a raw file 
 bench-overhead: tinyguest passt virtiofsd ## what a VM costs beside its guest: memory and idle CPU time of each process, and a probe (root)
 	bash -c '. images/lib.sh; need_packages qemu-system-x86 qemu-utils'
 	go test -run '^$$' -bench Overhead -benchtime 1x -timeout 20m ./test
+
+bench-size: image ## how large the image is, by component, beside the same plainly from Debian's packages; the table of docs/images.md
+	test/size/table.sh
 
 fault: ## vmentry and its helpers killed, and calls failing, at everything that they change on a disk; FAULTS=all, or how often in each scene (root)
 	bash -c '. images/lib.sh; need_packages qemu-utils mount'
