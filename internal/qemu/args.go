@@ -30,6 +30,8 @@ const (
 func (m Machine) Args() []string {
 	var a args
 	m.base(&a)
+	m.sandbox(&a)
+	m.handed(&a)
 	m.processor(&a)
 	m.firmware(&a)
 	m.disks(&a)

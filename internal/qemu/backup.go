@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 )
 
@@ -40,12 +41,7 @@ func (m *Monitor) PrepareBackup(ctx context.Context, b Backup) error {
 	if err != nil {
 		return err
 	}
-	file := map[string]any{"driver": "file", "filename": b.Path, "size": 0}
-	if err := m.create(ctx, file); err != nil {
-		return err
-	}
-	node := map[string]any{"driver": "file", "node-name": backupFile, "filename": b.Path, "discard": "unmap"}
-	if err := m.Execute(ctx, "blockdev-add", node, nil); err != nil {
+	if err := m.openFile(ctx, backupFile, b.Path); err != nil {
 		return err
 	}
 	image := map[string]any{"driver": "qcow2", "file": backupFile, "size": size, "version": "v3"}
@@ -60,6 +56,25 @@ func (m *Monitor) PrepareBackup(ctx context.Context, b Backup) error {
 		return err
 	}
 	return m.Execute(ctx, "blockdev-add", qcow2, nil)
+}
+
+// openFile makes an empty file, or empties one, and hands it to QEMU, which need not be able to open it.
+func (m *Monitor) openFile(ctx context.Context, node, path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var set struct {
+		ID int `json:"fdset-id"`
+	}
+	if err := m.execute(ctx, "add-fd", map[string]any{"opaque": path}, &set, f); err != nil {
+		return err
+	}
+	err = m.Execute(ctx, "blockdev-add", map[string]any{"driver": "file", "node-name": node, "filename": fmt.Sprintf("/dev/fdset/%d", set.ID), "discard": "unmap"}, nil)
+	// the node has a descriptor of its own by now
+	_ = m.Execute(ctx, "remove-fd", map[string]any{"fdset-id": set.ID}, nil)
+	return err
 }
 
 // StartBackup begins to copy. The moment of the copy is between the call and its return.

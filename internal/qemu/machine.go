@@ -64,6 +64,9 @@ type Machine struct {
 	Ports    []Port          // virtio-serial ports
 	Monitors []MonitorSocket // QMP; each serves one client at a time
 
+	Handed  []Handed // files that QEMU finds opened; see [Machine.HandOver]
+	Sandbox bool     // QEMU's own filter of system calls
+
 	ExitOnReboot bool     // end QEMU instead of resetting the guest
 	Paused       bool     // wait for QMP's cont before the first instruction
 	ExtraArgs    []string // the user's own, at the end

@@ -31,6 +31,7 @@ type Capabilities struct {
 	Devices  []string
 	Objects  []string // backends for -object
 	Netdevs  []string // "user" is missing where QEMU was built without slirp; empty if QEMU does not say
+	Sandbox  bool     // it has a filter of system calls
 }
 
 // Oldest is the oldest QEMU that has all that [Machine.Args] uses.
@@ -105,6 +106,8 @@ func interview(ctx context.Context, conn io.ReadWriteCloser) (Capabilities, erro
 	if caps.Netdevs, err = m.netdevs(ctx); err != nil {
 		return Capabilities{}, err
 	}
+	// an option that this QEMU was built without is an error
+	caps.Sandbox = m.Execute(ctx, "query-command-line-options", map[string]any{"option": "sandbox"}, nil) == nil
 	slices.Sort(caps.Machines)
 	return caps, m.Execute(ctx, "quit", nil, nil)
 }

@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxLine is the longest QMP message that is read, in bytes. The longest known is the schema, some 250 KiB.
@@ -162,6 +165,11 @@ func (m *Monitor) read(greeting chan<- Version) {
 // Execute runs one command and stores what it returns in result, if that is not nil. It ends with ctx's error when
 // QEMU does not answer in time, with [ErrGone] when the connection ends, and with a [*CommandError] when QEMU refuses.
 func (m *Monitor) Execute(ctx context.Context, command string, arguments, result any) error {
+	return m.execute(ctx, command, arguments, result, nil)
+}
+
+// execute is [Monitor.Execute], with a file for QEMU if that is not nil (QEMU's qapi/misc.json, add-fd).
+func (m *Monitor) execute(ctx context.Context, command string, arguments, result any, file *os.File) error {
 	reply := make(chan answer, 1)
 	m.mu.Lock()
 	m.next++
@@ -173,7 +181,7 @@ func (m *Monitor) Execute(ctx context.Context, command string, arguments, result
 		ID        int    `json:"id"`
 	}{command, arguments, id})
 	if err == nil {
-		err = m.write(ctx, append(line, '\n'))
+		err = m.write(ctx, append(line, '\n'), file)
 	}
 	m.mu.Unlock()
 	defer func() {
@@ -210,11 +218,22 @@ func (m *Monitor) Execute(ctx context.Context, command string, arguments, result
 }
 
 // write must not hang on a QEMU that has stopped reading, because whoever holds the lock would hang with it.
-func (m *Monitor) write(ctx context.Context, line []byte) error {
+func (m *Monitor) write(ctx context.Context, line []byte, file *os.File) error {
 	if c, ok := m.conn.(net.Conn); ok {
 		deadline, _ := ctx.Deadline() // the zero time is no deadline
 		c.SetWriteDeadline(deadline)
 	}
-	_, err := m.conn.Write(line)
+	if file == nil {
+		_, err := m.conn.Write(line)
+		return err
+	}
+	c, ok := m.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("a file can be handed over at a Unix socket alone")
+	}
+	n, _, err := c.WriteMsgUnix(line, unix.UnixRights(int(file.Fd())), nil)
+	if err == nil && n < len(line) {
+		_, err = c.Write(line[n:])
+	}
 	return err
 }

@@ -1,0 +1,103 @@
+package qemu
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Handed is a file that QEMU finds opened: where it would open Path, it takes one of the descriptors, whichever is opened as it needs it.
+type Handed struct {
+	Path string
+	FDs  []int
+}
+
+// HandOver is m with the files of its disks opened by others, so that QEMU needs no right to them. open says at which descriptor QEMU will find one.
+// Files that QEMU's own code does not open by name cannot be handed over: kernel, initrd and what the guest reads through fw_cfg.
+func (m Machine) HandOver(open func(path string, readOnly bool) (fd int, err error)) (Machine, error) {
+	hand := func(path *string, modes ...bool) error {
+		h := Handed{Path: *path}
+		for _, readOnly := range modes {
+			fd, err := open(*path, readOnly)
+			if err != nil {
+				return err
+			}
+			h.FDs = append(h.FDs, fd)
+		}
+		m.Handed = append(m.Handed, h)
+		*path = fmt.Sprintf("/dev/fdset/%d", len(m.Handed))
+		return nil
+	}
+	m.Handed, m.Disks = slices.Clone(m.Handed), slices.Clone(m.Disks)
+	for i := range m.Disks {
+		d := &m.Disks[i]
+		if err := hand(&d.Path, d.ReadOnly); err != nil {
+			return m, err
+		}
+		if d.Backing == nil {
+			continue
+		}
+		below := *d.Backing
+		if err := hand(&below.Path, true); err != nil {
+			return m, err
+		}
+		d.Backing = &below
+	}
+	if m.Firmware != nil {
+		f := *m.Firmware
+		// QEMU opens a -drive to read it, and again when the machine wants to write
+		if err := hand(&f.Vars, true, false); err != nil {
+			return m, err
+		}
+		m.Firmware = &f
+	}
+	return m, nil
+}
+
+func (m Machine) handed(a *args) {
+	for i, h := range m.Handed {
+		for _, fd := range h.FDs {
+			a.opt("-add-fd", kv{"fd", strconv.Itoa(fd)}, kv{"set", strconv.Itoa(i + 1)}, kv{"opaque", h.Path})
+		}
+	}
+}
+
+// sandbox is QEMU's own system-call filter: no program, no other user, no other priority, no call that only the old need.
+func (m Machine) sandbox(a *args) {
+	if m.Sandbox && !m.OwnSandbox() {
+		a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	}
+}
+
+// OwnSandbox says whether the user has a -sandbox among the extra arguments, which is then the only one.
+func (m Machine) OwnSandbox() bool {
+	return slices.ContainsFunc(m.ExtraArgs, isSandbox)
+}
+
+func isSandbox(a string) bool { return a == "-sandbox" || a == "--sandbox" }
+
+// Unconfined says whether the user has switched the sandbox off.
+func (m Machine) Unconfined() bool {
+	for i, a := range m.ExtraArgs[:max(len(m.ExtraArgs)-1, 0)] {
+		if isSandbox(a) && m.ExtraArgs[i+1] == "off" {
+			return true
+		}
+	}
+	return false
+}
+
+// ExtraPaths are the absolute paths in the extra arguments: "/a,b" of "file=/a,,b,id=x".
+func (m Machine) ExtraPaths() []string {
+	var paths []string
+	for _, a := range m.ExtraArgs {
+		a = strings.ReplaceAll(a, ",,", "\x00")
+		for _, w := range strings.FieldsFunc(a, func(r rune) bool { return r == ',' || r == '=' || r == ':' }) {
+			w = strings.ReplaceAll(w, "\x00", ",")
+			if strings.HasPrefix(w, "/") && strings.Trim(w, "/") != "" {
+				paths = append(paths, w)
+			}
+		}
+	}
+	return paths
+}

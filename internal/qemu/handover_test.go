@@ -1,0 +1,92 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestHandOver: QEMU finds every file of its disks opened, for reading or for both, and the machine that it was made from stays as it was.
+func TestHandOver(t *testing.T) {
+	m := demo()
+	m.Firmware = &Firmware{Code: "/usr/share/code.fd", Format: "raw", Vars: "/data/vars,1.fd"}
+	before := strings.Join(m.Args(), " ")
+	var opened []string
+	fd := 10
+	open := func(path string, readOnly bool) (int, error) {
+		opened = append(opened, fmt.Sprintf("%s %v", path, readOnly))
+		fd++
+		return fd, nil
+	}
+	handed, err := m.HandOver(open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"/var/lib/vmentry/disk/overlay.qcow2 false", "/image/disk.qcow2 true", "/run/vmentry/seed.iso true",
+		"/data/vars,1.fd true", "/data/vars,1.fd false",
+	}
+	if !slices.Equal(opened, want) {
+		t.Errorf("opened: %q, want %q", opened, want)
+	}
+	args := strings.Join(handed.Args(), " ")
+	for _, part := range []string{
+		"-add-fd fd=11,set=1,opaque=/var/lib/vmentry/disk/overlay.qcow2 ", "-add-fd fd=15,set=4,opaque=/data/vars,,1.fd ",
+		"node-name=disk-file,filename=/dev/fdset/1,", "node-name=disk-base-file,filename=/dev/fdset/2,", "if=pflash,unit=1,format=raw,file=/dev/fdset/4 ",
+		"file=/usr/share/code.fd ",
+	} {
+		if !strings.Contains(args, part) {
+			t.Errorf("%q is not in %s", part, args)
+		}
+	}
+	for _, path := range want {
+		path, _, _ = strings.Cut(path, " ")
+		if strings.Contains(args, "filename="+path) {
+			t.Errorf("%s is still to be opened by QEMU", path)
+		}
+	}
+	if after := strings.Join(m.Args(), " "); after != before {
+		t.Errorf("the machine has become\n%s", after)
+	}
+	failure := errors.New("no")
+	if _, err := m.HandOver(func(string, bool) (int, error) { return 0, failure }); !errors.Is(err, failure) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// TestSandboxArguments: there is one -sandbox, the user's if there is one.
+func TestSandboxArguments(t *testing.T) {
+	for _, tt := range []struct {
+		extra         []string
+		count         int
+		own, anything bool
+	}{
+		{nil, 1, false, false},
+		{[]string{"-device", "edu"}, 1, false, false},
+		{[]string{"-sandbox", "on,spawn=allow"}, 1, true, false},
+		{[]string{"--sandbox", "off"}, 1, true, true},
+		{[]string{"-name", "sandbox", "off"}, 1, false, false},
+	} {
+		m := demo()
+		m.Sandbox, m.ExtraArgs = true, tt.extra
+		count := 0
+		for _, a := range m.Args() {
+			if isSandbox(a) {
+				count++
+			}
+		}
+		if count != tt.count || m.OwnSandbox() != tt.own || m.Unconfined() != tt.anything {
+			t.Errorf("%q: %d sandboxes, own %v, unconfined %v", tt.extra, count, m.OwnSandbox(), m.Unconfined())
+		}
+	}
+}
+
+func TestExtraPaths(t *testing.T) {
+	m := Machine{ExtraArgs: []string{"-drive", "file=/a,,b/c,if=none,id=x", "-D", "/var/log/qemu", "-chardev", "file,id=c,path=/tmp/out", "-vnc", "unix:/run/vnc", "-append", "root=/", "-device", "edu"}}
+	want := []string{"/a,b/c", "/var/log/qemu", "/tmp/out", "/run/vnc"}
+	if got := m.ExtraPaths(); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
