@@ -78,7 +78,7 @@ func (s Site) Serve(ctx context.Context, l net.Listener) error {
 	}
 	ended := context.AfterFunc(ctx, func() { server.Close() })
 	defer ended()
-	err := server.Serve(netutil.LimitListener(l, maxConnections))
+	err := server.Serve(netutil.LimitListener(limitClients(l), maxConnections))
 	server.Close()
 	sockets.Wait()
 	if ctx.Err() != nil {
@@ -111,6 +111,8 @@ func guarded(next http.Handler) http.Handler {
 			"base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-store")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)

@@ -1,9 +1,11 @@
 package web
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -140,12 +142,86 @@ func TestPaths(t *testing.T) {
 		if code != want.code || !strings.Contains(text, want.says) {
 			t.Errorf("%s: %d, %.100q", path, code, text)
 		}
-		if h.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") {
-			t.Errorf("%s: the headers are %v", path, h)
+		for header, want := range map[string]string{
+			"Content-Security-Policy": "default-src 'none'; script-src 'self'; ", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+			"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
+		} {
+			if header == "Cache-Control" && code == 404 { // the library takes it from an answer that there is no such file
+				continue
+			}
+			if !strings.HasPrefix(h.Get(header), want) {
+				t.Errorf("%s: the header %s is %q", path, header, h.Get(header))
+			}
 		}
 	}
 	if code, _, _ := ask(t, http.DefaultClient, "POST", s.url+"/session", strings.Repeat("x", 1<<20)); code != 400 {
 		t.Errorf("a megabyte to log in with: %d", code)
+	}
+}
+
+// TestOneClientOfMany: whoever takes all connections that he can get does not keep others out, and gives them back by leaving.
+func TestOneClientOfMany(t *testing.T) {
+	s := serve(t, "")
+	address := strings.TrimPrefix(s.url, "http://")
+	dial := func(from byte) net.Conn {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, from)}}
+		c, err := d.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(time.Minute))
+		return c
+	}
+	answered := func(c net.Conn) bool {
+		fmt.Fprint(c, "GET /healthz HTTP/1.1\r\nHost: vm\r\n\r\n")
+		line, err := bufio.NewReader(c).ReadString('\n')
+		return err == nil && strings.Contains(line, "200")
+	}
+	var greedy []net.Conn
+	for range maxPerClient {
+		c := dial(2)
+		defer c.Close()
+		if !answered(c) {
+			t.Fatalf("connection %d is not served", len(greedy)+1)
+		}
+		greedy = append(greedy, c)
+	}
+	more := dial(2)
+	defer more.Close()
+	if answered(more) {
+		t.Error("there is no end to the connections of one client")
+	}
+	other := dial(3)
+	defer other.Close()
+	if !answered(other) {
+		t.Error("another client is kept out")
+	}
+	greedy[0].Close()
+	for give := time.Now().Add(time.Minute); ; {
+		again := dial(2)
+		ok := answered(again)
+		again.Close()
+		if ok {
+			break
+		}
+		if time.Now().After(give) {
+			t.Fatal("what was given back is not to be had again")
+		}
+	}
+}
+
+// TestSlowClient: who begins a request and does not end it, is not waited for.
+func TestSlowClient(t *testing.T) {
+	s := serve(t, "")
+	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: vm\r\n")
+	c.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		t.Errorf("the connection is still there: %v", err)
 	}
 }
 
