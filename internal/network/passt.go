@@ -56,7 +56,8 @@ func passtPlan(in Input) (Plan, error) {
 	}
 	h.Args = []string{
 		"--foreground", "--quiet",
-		"--one-off", // its end is QEMU's: when vmentry is killed nobody else ends it
+		"--no-map-gw", // else the guest reaches the pod's loopback at the address of its gateway
+		"--one-off",   // its end is QEMU's: when vmentry is killed nobody else ends it
 		"--socket", h.Socket, "--pid", h.PIDFile,
 	}
 	if in.Root {

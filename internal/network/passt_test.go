@@ -11,7 +11,7 @@ import (
 
 func TestPasstPlan(t *testing.T) {
 	pod := podWith("10.0.0.5/24", "fd00::5/64")
-	always := []string{"--foreground", "--quiet", "--one-off", "--socket", "/run/vm/passt.sock", "--pid", "/run/vm/passt.pid"}
+	always := []string{"--foreground", "--quiet", "--no-map-gw", "--one-off", "--socket", "/run/vm/passt.sock", "--pid", "/run/vm/passt.pid"}
 	web := Forward{Proto: "tcp", HostPort: 8080, GuestPort: 80}
 	dns := Forward{Proto: "udp", HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 5353, GuestPort: 53}
 	ssh := Forward{Proto: "tcp", HostIP: netip.MustParseAddr("fd00::5"), HostPort: 2222, GuestPort: 22}
