@@ -40,6 +40,9 @@ func dirs(t testing.TB) (data, run string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // QEMU may have a user of its own
+		t.Fatal(err)
+	}
 	data, run = filepath.Join(dir, "data"), filepath.Join(dir, "run")
 	for _, d := range []string{data, run} {
 		if err := os.Mkdir(d, 0o755); err != nil {

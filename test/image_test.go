@@ -82,7 +82,7 @@ func TestImageFromURL(t *testing.T) {
 	data, run := dirs(t)
 	log := filepath.Join(t.TempDir(), "qemu.log")
 	url := strings.Replace(s.URL, "http://", "http://me:hunter2@", 1) + "/disk.raw.zst?signature=hunter2"
-	settings := append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_IMAGE="+url, "VM_IMAGE_SHA256="+digest(packed), "VM_LOG_LEVEL=debug")
+	settings := append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_ARGS=-D "+log, "VM_IMAGE="+url, "VM_IMAGE_SHA256="+digest(packed), "VM_LOG_LEVEL=debug")
 	said := ""
 	plan := func(output string) (string, int) {
 		out, code := command(t, environment(data, run, settings...), "plan", "-o", output)

@@ -82,7 +82,7 @@ func TestExitCodes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			log := filepath.Join(t.TempDir(), "qemu.log")
-			env := append(pretend(tt.qemu), "FAKE_QEMU_LOG="+log, "VM_IMAGE="+image(t, "qcow2"), "VM_READY=none")
+			env := append(pretend(tt.qemu), "FAKE_QEMU_LOG="+log, "VM_ARGS=-D "+log, "VM_IMAGE="+image(t, "qcow2"), "VM_READY=none")
 			m := start(t, append(env, tt.env...), tt.args...)
 			if tt.await != "" {
 				m.stderr.Await(t, tt.await)
@@ -213,7 +213,7 @@ func TestSignalsFromTheStart(t *testing.T) {
 // TestKilledSupervisor kills vmentry: its QEMU must not outlive it, and the next start must find nothing in its way.
 func TestKilledSupervisor(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "qemu.log")
-	env := append(pretend(""), "FAKE_QEMU_LOG="+log, "VM_IMAGE="+image(t, "qcow2"))
+	env := append(pretend(""), "FAKE_QEMU_LOG="+log, "VM_ARGS=-D "+log, "VM_IMAGE="+image(t, "qcow2"))
 	m := start(t, env)
 	m.stderr.Await(t, "QEMU started")
 	m.signal(syscall.SIGKILL)
@@ -302,7 +302,7 @@ func TestPastedScriptThatFails(t *testing.T) {
 // TestArgumentsOfOldImages: IMAGE -m 1024m -smp 1 -device edu.
 func TestArgumentsOfOldImages(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "qemu.log")
-	m := start(t, append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_IMAGE="+image(t, "raw"), "VM_MEMORY=2G"),
+	m := start(t, append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_ARGS=-D "+log, "VM_IMAGE="+image(t, "raw"), "VM_MEMORY=2G"),
 		"-m", "1024m", "-smp", "1", "-device", "edu")
 	m.wants(0)
 	args := lines(t, log)[1]
@@ -317,7 +317,7 @@ func TestArgumentsOfOldImages(t *testing.T) {
 func TestArgumentsAfterDashes(t *testing.T) {
 	for _, args := range [][]string{{"--", "-device", "edu"}, {"boot", "--", "-device", "edu"}} {
 		log := filepath.Join(t.TempDir(), "qemu.log")
-		m := start(t, append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_IMAGE="+image(t, "raw")), args...)
+		m := start(t, append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_ARGS=-D "+log, "VM_IMAGE="+image(t, "raw")), args...)
 		m.wants(0)
 		if given := strings.Join(lines(t, log), "\n"); !strings.Contains(given, " -device edu\n") {
 			t.Errorf("%v: QEMU's arguments do not end with them: %s", args, given)
@@ -328,7 +328,7 @@ func TestArgumentsAfterDashes(t *testing.T) {
 // TestWithoutSupervision replaces vmentry by QEMU: the same process, QEMU's own exit code, the console on its own output.
 func TestWithoutSupervision(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "qemu.log")
-	m := start(t, append(pretend("console=hello,end=5"), "FAKE_QEMU_LOG="+log, "VM_IMAGE="+image(t, "qcow2"), "VM_SUPERVISE=false"))
+	m := start(t, append(pretend("console=hello,end=5"), "FAKE_QEMU_LOG="+log, "VM_ARGS=-D "+log, "VM_IMAGE="+image(t, "qcow2"), "VM_SUPERVISE=false"))
 	m.wants(5)
 	if !strings.Contains(m.stdout.String(), "hello") {
 		t.Errorf("the console is not on standard output: %q", m.stdout)

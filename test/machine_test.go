@@ -3,9 +3,12 @@ package test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -270,4 +273,26 @@ func TestARM64SecureBoot(t *testing.T) {
 	m.secure()
 	m.signal(syscall.SIGTERM)
 	m.wants(0, "shut down as asked")
+}
+
+// TestKVMBelongsToAGroup: a container that may not open /dev/kvm is told which group it has to be in, and with that group it goes on.
+func TestKVMBelongsToAGroup(t *testing.T) {
+	t.Parallel()
+	settings := append(pretend("poweroff=10ms"), "VM_IMAGE=none", "VM_KERNEL=/bin/true", "VM_ACCEL=kvm", "VM_NETWORK=none")
+	plan := func(groups ...string) (string, error) {
+		script := `mount --make-rprivate / && mount -t tmpfs none /mnt && cp -a /dev/null /dev/zero /dev/random /dev/urandom /mnt && mknod /mnt/kvm c 10 232 &&
+			chgrp 4711 /mnt/kvm && chmod 0660 /mnt/kvm && mount --bind /mnt /dev && exec setpriv --reuid=1000680000 --regid=0 --inh-caps=-all --bounding-set=-all "$@"`
+		cmd := exec.Command("unshare", slices.Concat([]string{"--mount", "sh", "-ec", script, "sh"}, groups, []string{binaries.VMEntry, "plan"})...)
+		cmd.Env = environment("/nonexistent/data", "/run/nonexistent", settings...)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := plan("--clear-groups")
+	var end *exec.ExitError
+	if !errors.As(err, &end) || end.ExitCode() != 69 || !strings.Contains(out, "supplementalGroups: [4711]") || !strings.Contains(out, "--group-add 4711") {
+		t.Errorf("without the group: %v: %s", err, out)
+	}
+	if out, _ := plan("--groups=4711"); strings.Contains(out, "may not be opened") {
+		t.Errorf("with the group: %s", out)
+	}
 }

@@ -80,14 +80,18 @@ func TestPlanChangesNothing(t *testing.T) {
 func TestBootDoesWhatPlanSaid(t *testing.T) {
 	data, run := dirs(t)
 	log := filepath.Join(t.TempDir(), "qemu.log")
-	settings := append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_IMAGE="+image(t, "raw"), "CLOUD_CONFIG=#cloud-config\n{}\n")
+	settings := append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_ARGS=-D "+log, "VM_IMAGE="+image(t, "raw"), "CLOUD_CONFIG=#cloud-config\n{}\n")
 	out, code := command(t, environment(data, run, settings...), "plan", "-o", "json")
 	var plan struct{ QEMU struct{ Arguments []string } }
 	if err := json.Unmarshal([]byte(out), &plan); code != 0 || err != nil {
 		t.Fatalf("%d, %v: %s", code, err, out)
 	}
 	startIn(t, data, run, settings).wants(0)
-	if got, want := lines(t, log)[1], "args "+strings.Join(plan.QEMU.Arguments, " "); got != want {
+	got := lines(t, log)[1]
+	for _, handed := range regexp.MustCompile(`-add-fd fd=\d+,set=(\d+),opaque=(\S+) `).FindAllStringSubmatch(got, -1) { // how it gets what the plan names
+		got = strings.Replace(strings.Replace(got, handed[0], "", 1), "=/dev/fdset/"+handed[1]+",", "="+handed[2]+",", 1)
+	}
+	if want := "args " + strings.Join(plan.QEMU.Arguments, " "); got != want {
 		t.Errorf("boot ran\n%s\nand the plan was\n%s", got, want)
 	}
 }
@@ -139,7 +143,7 @@ func TestPlanBesideARunningVM(t *testing.T) {
 func TestQEMUSeesNoSecrets(t *testing.T) {
 	secret := "hunter2hunter2"
 	log := filepath.Join(t.TempDir(), "qemu.log")
-	m := start(t, append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_IMAGE="+image(t, "raw"), "VM_LOG_LEVEL=debug",
+	m := start(t, append(pretend("poweroff=10ms"), "FAKE_QEMU_LOG="+log, "VM_ARGS=-D "+log, "VM_IMAGE="+image(t, "raw"), "VM_LOG_LEVEL=debug",
 		"CLOUD_CONFIG=#cloud-config\npassword: "+secret+"\n",
 		`IGNITION_CONFIG={"ignition":{"version":"3.0.0"},"storage":{"files":[{"path":"/x","contents":{"source":"data:,`+secret+`"}}]}}`))
 	m.wants(0)

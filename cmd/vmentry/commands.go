@@ -94,7 +94,7 @@ them QEMU's: IMAGE -m 1024m -smp 1.`,
 		p.button("pause", "Stop the VM's processors"),
 		p.button("resume", "Let a paused VM go on"),
 		p.execCommand(), p.snapshotCommand(),
-		p.statusCommand(), p.consoleCommand(), p.versionCommand(), confineCommand(), p.recordCommand(),
+		p.statusCommand(), p.consoleCommand(), p.versionCommand(), p.recordCommand(),
 	)
 	return root
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,6 +31,8 @@ type Streams struct{ In, Out, Err *os.File }
 
 // Run is vmentry's main command: it boots the VM, stays with it until it is off, and returns the exit code.
 func Run(signals *supervise.Signals, began time.Time, streams Streams, build Build, qemuArgs []string) int {
+	// neither this process nor its children leave what they know in a core file
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	cfg, warnings, mistakes := config.Parse(os.Environ())
 	logged := console.NewWriter(streams.Err) // whoever reads the log must not be able to stop a shutdown
 	defer logged.Flush(drainOutput)
@@ -176,6 +179,7 @@ func (p Plan) announceMachine(log *slog.Logger) {
 	if p.TPM.Wanted() {
 		log.Info("the TPM is swtpm's", "version", p.TPM.Swtpm.Version, "state", p.TPM.State)
 	}
+	log.Debug("QEMU runs " + p.Cell.String())
 	log.Info("booting", "name", p.Machine.Name, "cpus", p.Machine.CPUs, "memory", config.Bytes(p.Machine.Memory).String(),
 		"network", string(p.Network.Mode), "QEMU", p.QEMU.Version.String())
 }
@@ -206,7 +210,8 @@ func (p Plan) apply(ctx context.Context, held *locks, log *slog.Logger, mileston
 var runFiles = []string{
 	provision.IgnitionFile, provision.FWCfgFile, provision.SeedFile, // these hold secrets
 	qmpSocket, statusSocket, probeSocket, serialSocket, consoleSocket, answerSocket, vncSocket, agentSocket, agentRelay, agentLock, exitSocket, controlSocket,
-	network.PasstSocket, network.PasstPIDFile, tpm.Socket, watcher, prober,
+	network.PasstSocket, network.PasstPIDFile, tpm.Socket, qemuDir + "/" + watcher, qemuDir + "/" + prober,
+	qemuDir, // the last of all: it has to be empty
 }
 
 // makeRunDir makes the run directory, takes it for this start alone, and clears it of what a start that was killed has left
@@ -242,6 +247,10 @@ func (p Plan) makeRunDir(ctx context.Context) (*os.File, error) {
 		return nil, err
 	}
 	p.clearRunDir()
+	if err := os.Mkdir(p.file(qemuDir), 0o700); err != nil && !os.IsExist(err) {
+		f.Close()
+		return nil, fail(supervise.IOError, "VM_RUN_DIR cannot be used: %w", err)
+	}
 	return f, nil
 }
 
@@ -320,6 +329,9 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 		v.abandon()
 		return supervise.End{}, err
 	}
+	if err := v.plan.giveUp(); err != nil {
+		log.Warn("vmentry keeps all the rights that it was started with", "error", err)
+	}
 	giveBack()
 	background, cancel := context.WithCancel(context.Background())
 	recorded := make(chan struct{})
@@ -345,13 +357,26 @@ func (p Plan) replace(ctx context.Context, signals *supervise.Signals, keep []*o
 			return fail(supervise.IOError, "the lock cannot be handed over: %w", err)
 		}
 	}
+	cell, machine, err := p.readyQEMU(func(f *os.File) (int, error) {
+		_, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0)
+		keep = append(keep, f) // open until QEMU is there
+		return int(f.Fd()), err
+	})
+	if err != nil {
+		return err
+	}
+	command, err := p.command(cell, machine)
+	if err != nil {
+		return err
+	}
 	signals.Release()
 	select {
 	case s := <-signals.C(): // came just now; QEMU would never hear of it
 		return supervise.Stop{Signal: s}
 	default:
 	}
-	err := syscall.Exec(p.QEMU.Path, append([]string{p.QEMU.Path}, p.Machine.Args()...), p.Environ)
+	err = syscall.Exec(command[0], command, p.Environ)
+	runtime.KeepAlive(keep)
 	return fail(supervise.Software, "QEMU could not be started: exec %s: %w", p.QEMU.Path, err)
 }
 

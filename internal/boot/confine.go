@@ -3,15 +3,22 @@ package boot
 import (
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmentry/vmentry/internal/confine"
-	"github.com/vmentry/vmentry/internal/supervise"
 )
 
-// around gives the command by which vmentry, at self, runs another one that reaches these files alone, and what it is made of.
-func around(self string) func(read, write, command []string) []string {
+// around gives the command by which vmentry, at self, runs another one in a cell, with these files for its reach.
+func around(self string, cell confine.Cell) func(read, write, command []string) []string {
 	return func(read, write, command []string) []string {
-		return confine.Reach{Read: read, Write: write}.Around(self, command)
+		cell.Reach = confine.Reach{Read: read, Write: write}
+		return cell.Around(self, command)
 	}
+}
+
+// forFiles is the cell of a program that reads and writes files of the user's, whoever they belong to, and does nothing else.
+func forFiles() confine.Cell {
+	return confine.Cell{Strip: true, Keep: confine.Has(unix.CAP_DAC_OVERRIDE)}
 }
 
 // aroundQEMUImg is around for qemu-img, which reads what others have made. Nil where there is nothing to shut it in with.
@@ -20,14 +27,9 @@ func aroundQEMUImg() func(read, write, command []string) []string {
 	if err != nil || confine.Landlock() == 0 {
 		return nil
 	}
-	inside := around(self)
+	inside := around(self, forFiles())
 	return func(read, write, command []string) []string {
 		// it tries there which kind of locks the kernel has
 		return inside(read, append([]string{os.DevNull}, write...), command)
 	}
-}
-
-// Confine lets a program take this process's place; see [confine.Run].
-func Confine(r confine.Reach, command []string) error {
-	return fail(supervise.Unavailable, "%w", confine.Run(r, command, os.Environ()))
 }

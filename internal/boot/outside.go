@@ -27,17 +27,19 @@ import (
 // Names of the sockets in the run directory. Each QMP socket serves one client at a time, so each kind of client has
 // its own, and a probe never stands in the way of a shutdown.
 const (
-	qmpSocket     = "qmp.sock"         // the supervisor's
-	statusSocket  = "status.sock"      // vmentry's, to answer those who ask how the VM is
-	probeSocket   = "probe.sock"       // whoever comes from outside
-	serialSocket  = "serial.sock"      // the guest's serial port
-	consoleSocket = "console.sock"     // vmentry's own, for all who attach to the console
-	answerSocket  = probe.Socket       // vmentry's own: HTTP, for probes and status
-	vncSocket     = "vnc.sock"         // the guest's screen
-	agentSocket   = "agent.sock"       // the supervisor's
-	agentRelay    = "guest-agent.sock" // whoever comes from outside asks the supervisor
-	agentLock     = "agent.lock"       // without a supervisor they take turns
-	exitSocket    = "exit.sock"
+	qemuDir = "qemu" // QEMU's own directory, for what it makes itself; its user may have no right to the others
+
+	qmpSocket     = qemuDir + "/qmp.sock"    // the supervisor's
+	statusSocket  = qemuDir + "/status.sock" // vmentry's, to answer those who ask how the VM is
+	probeSocket   = qemuDir + "/probe.sock"  // whoever comes from outside
+	serialSocket  = qemuDir + "/serial.sock" // the guest's serial port
+	consoleSocket = "console.sock"           // vmentry's own, for all who attach to the console
+	answerSocket  = probe.Socket             // vmentry's own: HTTP, for probes and status
+	vncSocket     = qemuDir + "/vnc.sock"    // the guest's screen
+	agentSocket   = qemuDir + "/agent.sock"  // the supervisor's
+	agentRelay    = "guest-agent.sock"       // whoever comes from outside asks the supervisor
+	agentLock     = "agent.lock"             // without a supervisor they take turns
+	exitSocket    = qemuDir + "/exit.sock"
 	controlSocket = "control.sock" // whoever wants something of the supervisor
 )
 

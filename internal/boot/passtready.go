@@ -22,7 +22,7 @@ const (
 // asked is the guest in the way in which its readiness is asked for, by one of the above.
 func asked(ready status.Condition, m *qemu.Monitor, a *agent.Agent, runDir, who string) status.Guest {
 	if ready.Through.IsValid() {
-		return forwarded{guest{m, a}, ready.Through, filepath.Join(runDir, who), who}
+		return forwarded{guest{m, a}, ready.Through, filepath.Join(runDir, qemuDir, who), who}
 	}
 	return guest{m, a}
 }
@@ -48,6 +48,9 @@ func (f forwarded) Open(ctx context.Context, port uint16) (status.Way, error) {
 		return nil, &os.PathError{Op: "mkfifo", Path: f.pipe, Err: err}
 	}
 	defer os.Remove(f.pipe)
+	if err := os.Chmod(f.pipe, 0o622); err != nil { // QEMU may be another user; only that one gets into the directory
+		return nil, err
+	}
 	pipe, err := os.OpenFile(f.pipe, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a reader that is there keeps QEMU from waiting for one
 	if err != nil {
 		return nil, err

@@ -44,6 +44,7 @@ type Plan struct {
 	QEMU      Program
 	Ready     status.Condition
 	Environ   []string // QEMU's environment
+	Cell      Cell     // what QEMU is shut into
 
 	parts parts  // what the machine is made of beside its disk
 	flash flash  // UEFI's code and the template of its variables; none with a BIOS
@@ -160,6 +161,7 @@ func (p *Plan) planMachine(ctx context.Context) error {
 	if len(missing) > 0 {
 		return fail(supervise.Unavailable, "%s", strings.Join(missing, "\n"))
 	}
+	p.Cell = p.planCell()
 	return nil
 }
 
@@ -283,6 +285,7 @@ func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 			{ID: "qmp", Path: p.file(qmpSocket)}, // the last: when it answers, the others do
 		},
 		Paused:    true,
+		Sandbox:   p.parts.can.Sandbox,
 		ExtraArgs: extra,
 	}
 	if s.accel == qemu.TCG {

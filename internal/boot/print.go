@@ -57,6 +57,7 @@ func (p Plan) Text() (string, error) {
 		section("TPM", p.TPM.Lines()...)
 		section("swtpm", commandLines(p.TPM.Command)...)
 	}
+	section("QEMU runs", p.Cell.String())
 	section(fmt.Sprintf("QEMU %s", p.QEMU.Version), commandLines(append([]string{p.QEMU.Path}, p.Machine.Args()...))...)
 	return strings.TrimRight(b.String(), "\n") + "\n", nil
 }
@@ -152,7 +153,7 @@ func (p Plan) JSON() (string, error) {
 		"volumes":   p.Volumes,
 		"tpm":       p.TPM,
 		"qemu": map[string]any{
-			"path": p.QEMU.Path, "version": p.QEMU.Version.String(), "arguments": p.Machine.Args(),
+			"path": p.QEMU.Path, "version": p.QEMU.Version.String(), "arguments": p.Machine.Args(), "confined": p.Cell.String(),
 		},
 	}, "", "  ")
 	return string(text) + "\n", err
@@ -173,7 +174,7 @@ func (p Plan) Shell() (string, error) {
 		fmt.Fprintf(&b, "# Not now: %s\n", strings.Join(p.besideLines(), ". "))
 	}
 	b.WriteString("(\nset -e\n")
-	fmt.Fprintf(&b, "mkdir -p %s\n", shellquote.Join(p.Config.RunDir))
+	fmt.Fprintf(&b, "mkdir -p %s\n", shellquote.Join(p.file(qemuDir)))
 	fmt.Fprintf(&b, "VM_NAME=%s vmentry provision -o %s\n", shellquote.Join(p.Machine.Name), shellquote.Join(p.Config.RunDir))
 	steps := slices.Clone(p.Disk.Steps)
 	for _, s := range p.More.Steps {

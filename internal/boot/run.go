@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/vmentry/vmentry/internal/console"
@@ -60,18 +59,11 @@ func start(ctx context.Context, plan Plan, reaper *supervise.Reaper, helpers *he
 	}
 	v := &vm{plan: plan, log: log, milestones: milestones, front: front, helpers: helpers, stderr: &lastWords{log: log, name: "QEMU", level: slog.LevelWarn}, port: exitPort{uefi: plan.flash.code != ""}, errors: diskErrors{full: make(chan string, 8)}, unfed: make(chan struct{}, 1)}
 	v.agent = newGuestAgent(plan, log)
-	v.process, err = reaper.Start(supervise.Command{
-		Path:   plan.QEMU.Path,
-		Args:   plan.Machine.Args(),
-		Env:    plan.Environ,
-		Stderr: qemuStderr,
-		Files:  keep,
-		Last:   syscall.SIGTERM,
-	})
+	v.process, err = plan.startQEMU(reaper, keep, qemuStderr, log)
 	qemuStderr.Close()
 	if err != nil {
 		stderr.Close()
-		return nil, nil, fail(supervise.Software, "QEMU could not be started: %w", err)
+		return nil, nil, err
 	}
 	v.read(func() { v.stderr.read(stderr) })
 	monitor, err := v.connect(ctx, streams)

@@ -31,7 +31,7 @@ func planTPM(ctx context.Context, cfg config.Config) (tpm.Plan, error) {
 	}
 	in := tpm.Input{State: filepath.Join(cfg.DataDir, disk.TPMName), RunDir: cfg.RunDir, Swtpm: program}
 	if self, err := os.Executable(); err == nil && confine.Landlock() > 0 {
-		in.Confine = around(self)
+		in.Confine = around(self, forFiles())
 	}
 	return tpm.MakePlan(in), nil
 }

@@ -38,7 +38,7 @@ func planVolumes(ctx context.Context, cfg config.Config, mistakes *config.Mistak
 	if err != nil {
 		return volume.Plan{}, err
 	}
-	in := volume.Input{RunDir: cfg.RunDir, Confine: around(self), Rights: volume.InspectRights(confine.Landlock(), self, confine.Command), Own: []volume.Own{
+	in := volume.Input{RunDir: cfg.RunDir, Confine: around(self, confine.Cell{ManyFiles: true}), Rights: volume.InspectRights(confine.Landlock(), self, confine.Command), Own: []volume.Own{
 		{Path: unlinked(cfg.RunDir), What: "vmentry's sockets and secrets"},
 		{Path: unlinked(cfg.DataDir), What: "its own disk"},
 		{Path: "/proc", What: "the container's processes"},

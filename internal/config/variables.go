@@ -31,7 +31,7 @@ type raw struct {
 	Kernel   string `envconfig:"VM_KERNEL" meaning:"Boot this kernel directly instead of the disk's boot loader"`
 	Initrd   string `envconfig:"VM_INITRD" meaning:"The initial RAM disk that goes with {VM_KERNEL}"`
 	Cmdline  string `envconfig:"VM_CMDLINE" meaning:"The command line that goes with {VM_KERNEL}, at most 2047 bytes"`
-	Args     string `envconfig:"VM_ARGS" meaning:"More QEMU arguments, quoted as for a shell. What follows {--} in the container's arguments is added too, unquoted"`
+	Args     string `envconfig:"VM_ARGS" meaning:"More QEMU arguments, quoted as for a shell. What follows {--} in the container's arguments is added too, unquoted. QEMU reaches the files that they name; {-sandbox off} among them gives it all of vmentry's rights"`
 
 	Image          string `envconfig:"VM_IMAGE" group:"Disk" secret:"url" unset:"the one file under {/image} or {/base_image}" meaning:"The base image: a file, a block device, a directory with one image in it, a {http(s)://} URL, or {none}. A disk as qcow2, raw, vmdk, vdi, vhd or vhdx, or a CD as an ISO image; also packed with gzip, bzip2, xz or zstd"`
 	ImageSHA256    string `envconfig:"VM_IMAGE_SHA256" meaning:"SHA-256 digest that the file at {VM_IMAGE} must have, as it is there or as it was fetched: 64 hexadecimal digits; or {auto}, the one that is published beside it ({SHA256SUMS} and the like)"`

@@ -1,33 +1,21 @@
 package confine
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
-)
+	"time"
 
-// TestMain is also the program that shuts another one in: Run takes the place of the process that calls it.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == Command {
-		var r Reach
-		args := os.Args[2:]
-		for ; args[0] != "--"; args = args[1:] {
-			if p, ok := strings.CutPrefix(args[0], "--read="); ok {
-				r.Read = append(r.Read, p)
-			}
-			if p, ok := strings.CutPrefix(args[0], "--write="); ok {
-				r.Write = append(r.Write, p)
-			}
-		}
-		if err := Run(r, args[1:], os.Environ()); err != nil {
-			os.Stderr.WriteString(err.Error() + "\n")
-			os.Exit(1)
-		}
-	}
-	os.Exit(m.Run())
-}
+	"golang.org/x/sys/unix"
+)
 
 // TestConfine: a program that is shut in reads and writes where it may, and nowhere else.
 func TestConfine(t *testing.T) {
@@ -79,15 +67,218 @@ func TestConfine(t *testing.T) {
 		"setpriv --no-new-privs sh -c 'read x <read/file'":           true,
 	} {
 		// without root's capabilities, as virtiofsd is in the end: with CAP_PERFMON it could read of any process what is in /proc
-		cmd := exec.Command("setpriv", append([]string{"--bounding-set", "-all", "--"}, r.Around(self, []string{"/bin/sh", "-c", script})...)...)
+		cmd := exec.Command("setpriv", append([]string{"--bounding-set", "-all", "--"}, Cell{Reach: r, ManyFiles: true}.Around(self, []string{"/bin/sh", "-c", script})...)...)
 		cmd.Dir = dir
 		out, err := cmd.CombinedOutput()
 		if (err == nil) != allowed {
 			t.Errorf("%s: %v\n%s", script, err, out)
 		}
 	}
-	nothing := Reach{}.Around(self, []string{"/no/such/program"})
+	nothing := Cell{}.Around(self, []string{"/no/such/program"})
 	if out, err := exec.Command(nothing[0], nothing[1:]...).CombinedOutput(); err == nil || !strings.Contains(string(out), "cannot execute /no/such/program") {
 		t.Errorf("%v: %s", err, out)
 	}
+}
+
+// TestMain is also a process that gives up its own rights, and says what it has then.
+func TestMain(m *testing.M) {
+	if keep, ok := os.LookupEnv("TEST_GIVE_UP"); ok {
+		for range 20 { // threads that have less come and go, the first one of the process not among them
+			if err := (Cell{User: &User{UID: 60001, GID: 60001}, Strip: true}).Try([]string{"/"}, nil, []string{"/"}); err != nil {
+				fatal(err)
+			}
+		}
+		list, err := parseNumbers(keep)
+		if err == nil {
+			err = GiveUp(list)
+		}
+		if err != nil {
+			fatal(err)
+		}
+		tasks, err := filepath.Glob("/proc/self/task/*/status")
+		if err != nil {
+			fatal(err)
+		}
+		for _, task := range tasks {
+			text, err := os.ReadFile(task)
+			if err == nil {
+				os.Stdout.Write(text)
+			}
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func fatal(err error) {
+	os.Stderr.WriteString(err.Error() + "\n")
+	os.Exit(1)
+}
+
+// rightsOf are the lines about rights in /proc/PID/status.
+func rightsOf(status string) map[string]string {
+	found := map[string]string{}
+	for line := range strings.Lines(status) {
+		name, value, _ := strings.Cut(line, ":")
+		found[name] = strings.Join(strings.Fields(value), " ")
+	}
+	return found
+}
+
+// TestCell: a program has the user, groups and capabilities that it shall have, and no more, whoever starts it.
+func TestCell(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const service, override = 1 << unix.CAP_NET_BIND_SERVICE, 1 << unix.CAP_DAC_OVERRIDE
+	for _, tt := range []struct {
+		name string
+		cell Cell
+		as   []string // of setpriv
+		want map[string]string
+	}{
+		{"stripped", Cell{Strip: true}, nil, map[string]string{"Uid": "0 0 0 0", "CapPrm": mask(0), "CapEff": mask(0), "CapInh": mask(0), "CapAmb": mask(0), "CapBnd": mask(0)}},
+		{"one kept", Cell{Strip: true, Keep: []int{unix.CAP_DAC_OVERRIDE}}, nil, map[string]string{"CapPrm": mask(override), "CapEff": mask(override), "CapBnd": mask(override)}},
+		{"another user", Cell{User: &User{60001, 60002, []int{60003}}, Strip: true}, nil,
+			map[string]string{"Uid": "60001 60001 60001 60001", "Gid": "60002 60002 60002 60002", "Groups": "60003", "CapPrm": mask(0), "CapEff": mask(0), "CapAmb": mask(0), "CapBnd": mask(0)}},
+		{"another user with one kept", Cell{User: &User{60001, 60002, nil}, Strip: true, Keep: []int{unix.CAP_NET_BIND_SERVICE}}, nil,
+			map[string]string{"Uid": "60001 60001 60001 60001", "Groups": "", "CapPrm": mask(service), "CapEff": mask(service), "CapAmb": mask(service)}},
+		// who may not touch the bounding set gives up the others all the same
+		{"without SETPCAP", Cell{Strip: true}, []string{"--inh-caps=-all", "--bounding-set=-all,+net_admin"}, map[string]string{"CapPrm": mask(0), "CapEff": mask(0), "CapBnd": mask(1 << unix.CAP_NET_ADMIN)}},
+		{"an ordinary user", Cell{Strip: true}, []string{"--reuid=1000", "--regid=0", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"}, map[string]string{"Uid": "1000 1000 1000 1000", "CapPrm": mask(0), "CapEff": mask(0)}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			command := tt.cell.Around(reachable(t, self), []string{"/bin/sh", "-c", "cat /proc/self/status; ulimit -c"})
+			if tt.as != nil {
+				command = slices.Concat([]string{"setpriv"}, tt.as, []string{"--"}, command)
+			}
+			out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			got := rightsOf(string(out))
+			tt.want["NoNewPrivs"] = "1"
+			for name, want := range tt.want {
+				if got[name] != want {
+					t.Errorf("%s is %q, want %q", name, got[name], want)
+				}
+			}
+			if !strings.HasSuffix(string(out), "\n0\n") {
+				t.Errorf("it may write core files: %s", out)
+			}
+		})
+	}
+}
+
+// reachable is a copy of a program where every user can execute it.
+func reachable(t *testing.T, program string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "confine-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	data, err := os.ReadFile(program)
+	if err == nil {
+		err = errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "program"), data, 0o755))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "program")
+}
+
+func mask(bits uint64) string { return fmt.Sprintf("%016x", bits) }
+
+// TestCellDeath: another user does not keep the program from ending with who has started it.
+func TestCellDeath(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := Cell{User: &User{60001, 60001, nil}, Strip: true}.Around(reachable(t, self), []string{"/bin/sh", "-c", "echo $$; exec sleep 1000"})
+	cmd := exec.Command("setpriv", append([]string{"--pdeathsig", "KILL", "sh", "-c", `"$@" & wait`, "sh", "setpriv", "--pdeathsig", "KILL"}, command...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Fscan(out, &pid); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Kill()
+	ended := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, out) // until nobody holds it any more
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Error("it has outlived who started it")
+		syscall.Kill(pid, syscall.SIGKILL)
+		<-ended
+	}
+	cmd.Wait()
+}
+
+// TestGiveUp: no thread keeps what the process gives up.
+func TestGiveUp(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), "TEST_GIVE_UP="+numbers([]int{unix.CAP_KILL, unix.CAP_NET_ADMIN}))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	want := mask(1<<unix.CAP_KILL | 1<<unix.CAP_NET_ADMIN)
+	threads := strings.Split(string(out), "Name:")[1:]
+	if len(threads) < 3 {
+		t.Errorf("%d threads are not many", len(threads))
+	}
+	for _, thread := range threads {
+		got := rightsOf(thread)
+		if got["CapPrm"] != want || got["CapEff"] != want || got["NoNewPrivs"] != "1" {
+			t.Errorf("a thread has %s, %s; no_new_privs %s", got["CapPrm"], got["CapEff"], got["NoNewPrivs"])
+		}
+	}
+}
+
+// FuzzCell: what is written for the command line is what is read from there.
+func FuzzCell(f *testing.F) {
+	f.Add("/a", "/b=c", 1, 2, 3, 4, true, false)
+	f.Fuzz(func(t *testing.T, read, write string, uid, gid, keep, guard int, strip, network bool) {
+		c := Cell{Reach: Reach{Read: []string{read}, Write: []string{write, read}}, User: &User{uid, gid, []int{keep}}, Strip: strip, NoNetwork: network, Guard: guard}
+		if strip {
+			c.Keep = []int{keep, guard}
+		}
+		got, command, err := parse(append(c.words(), "--", "program", "--", "--read=x"))
+		if err != nil || !reflect.DeepEqual(got, c) || !slices.Equal(command, []string{"program", "--", "--read=x"}) {
+			t.Errorf("%+v is read as %+v, %q, %v", c, got, command, err)
+		}
+	})
+}
+
+// FuzzDestination: no address makes the guard stumble, and what it takes for none of the internet's is none.
+func FuzzDestination(f *testing.F) {
+	f.Add([]byte{2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{10, 0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		to, internet := destination(b)
+		if to.Addr().Is4In6() {
+			t.Errorf("%x is %s, which is IPv4", b, to)
+		}
+		whole := map[byte]int{unix.AF_INET: unix.SizeofSockaddrInet4, unix.AF_INET6: unix.SizeofSockaddrInet6 - 4}
+		if len(b) >= 2 && b[1] == 0 && whole[b[0]] > 0 && len(b) >= whole[b[0]] != internet {
+			t.Errorf("%x: of the internet: %v", b, internet)
+		}
+	})
 }

@@ -310,6 +310,15 @@ func readResolver(path string) (Resolver, error) {
 	return r, lines.Err()
 }
 
+// Nameservers are the pod's DNS servers, as the resolver's file has them now.
+func Nameservers(files Files) []netip.Addr {
+	r, err := readResolver(files.ResolvConf)
+	if err != nil {
+		return nil
+	}
+	return r.Servers
+}
+
 // server reads the address of a DNS server. No address at all (0.0.0.0, ::) means this host (resolv.conf(5) says so of an empty file, and
 // connect(2) does it).
 func server(word string) (netip.Addr, bool) {

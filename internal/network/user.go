@@ -11,6 +11,9 @@ func userPlan(in Input) Plan {
 		IPv4Only: !in.Pod.hasIPv6(),
 		Forwards: qemu,
 	}}}
+	if in.Unsupervised {
+		p.warn("the guest can reach what listens on the pod's loopback, and link-local addresses: with VM_SUPERVISE=false nobody says where QEMU connects to")
+	}
 	if in.Unsupervised && len(relayed) > 0 {
 		p.Relays = nil
 		p.warn("the ports of HOSTFWD can be reached by IPv4 alone: with VM_SUPERVISE=false nobody relays IPv6")

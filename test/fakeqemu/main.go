@@ -18,7 +18,8 @@
 //	helper           QEMU leaves a process behind that holds its standard error
 //	mute             QMP answers nothing once the guest runs
 //
-// What it was given and what it was told is appended, a line each, to the file that FAKE_QEMU_LOG names.
+// What it was given and what it was told is appended, a line each, to the file that FAKE_QEMU_LOG names. QEMU may write only where its
+// arguments say that it will, so they have the file too (-D).
 package main
 
 import (

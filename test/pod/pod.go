@@ -132,19 +132,21 @@ const (
 	Default  Capabilities = ""          // the runtime's default set, and NET_ADMIN
 	NetAdmin Capabilities = "NET_ADMIN" // that one alone
 	Dockers  Capabilities = "default"   // the runtime's default set
+	None     Capabilities = "none"      // none at all
 	All      Capabilities = "all"       // of a privileged container: it can also write to /sys and /proc/sys
 )
 
 // bounds are the capabilities in the words of setpriv. The default set is that of Docker and containerd.
 func (c Capabilities) bounds() string {
 	const dockers = ",+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap"
-	return map[Capabilities]string{Default: "-all,+net_admin" + dockers, NetAdmin: "-all,+net_admin", Dockers: "-all" + dockers, All: "+all"}[c]
+	return map[Capabilities]string{Default: "-all,+net_admin" + dockers, NetAdmin: "-all,+net_admin", Dockers: "-all" + dockers, None: "-all", All: "+all"}[c]
 }
 
 // Container is how a container runs in a pod.
 type Container struct {
 	Capabilities Capabilities
 	NoTun        bool // there is no /dev/net/tun
+	User         int  // who is in the group root (0), as OpenShift has it; 0: root
 }
 
 // Command is a command that will run as process 1 of a container in the pod: with namespaces of its own for processes, mounts and the
@@ -163,7 +165,11 @@ func (p *Pod) Command(c Container, args ...string) *exec.Cmd {
 	if c.Capabilities != All {
 		script = append(script, "mount -o remount,bind,ro /sys", "mount --bind /proc/sys /proc/sys", "mount -o remount,bind,ro /proc/sys")
 	}
-	script = append(script, "exec setpriv --inh-caps=-all --bounding-set="+c.Capabilities.bounds()+` "$@"`)
+	user := ""
+	if c.User != 0 {
+		user = fmt.Sprintf("--reuid=%d --regid=0 --clear-groups ", c.User)
+	}
+	script = append(script, "exec setpriv "+user+"--inh-caps=-all --bounding-set="+c.Capabilities.bounds()+` "$@"`)
 	cmd := p.Space.Command("sh", append([]string{"-ec", strings.Join(script, "\n"), "sh"}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS}
 	return cmd

@@ -1,0 +1,313 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmentry/vmentry/internal/confine"
+	"github.com/vmentry/vmentry/internal/network"
+	"github.com/vmentry/vmentry/internal/qemu"
+	"github.com/vmentry/vmentry/internal/supervise"
+)
+
+// Cell is what QEMU is shut into, and why it is not a narrower one.
+type Cell struct {
+	confine.Cell
+	Open bool // the user has asked for a QEMU with all of vmentry's rights
+	Why  string
+}
+
+// Of the user that QEMU gets: Debian gives these numbers to nobody (Debian Policy, 9.2.2). Each VM has one of its own, so that QEMUs do not
+// share one where containers' users are the node's.
+const (
+	firstUser = 60000
+	users     = 5000
+)
+
+// rightsForUser are the capabilities by which QEMU can be given a user of its own, and dealt with then. They are in the runtimes' default set.
+var rightsForUser = []int{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN, unix.CAP_KILL, unix.CAP_DAC_OVERRIDE}
+
+// whatQEMUReads are files of the container that QEMU and its libraries read by themselves: names and addresses, the clock, the machine.
+var whatQEMUReads = []string{
+	"/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services", "/etc/localtime", "/etc/ld.so.conf",
+	"/proc", "/sys", "/dev/urandom", "/dev/random", "/dev/zero",
+}
+
+// planCell chooses the narrowest cell in which QEMU can do its work.
+func (p *Plan) planCell() Cell {
+	m := p.Machine
+	if m.Unconfined() {
+		return Cell{Open: true, Why: "VM_ARGS has -sandbox off"}
+	}
+	var cell confine.Cell
+	read, write := p.qemuFiles()
+	if confine.Landlock() > 0 {
+		cell.Read = append(read[:len(read):len(read)], whatQEMUReads...)
+		cell.Write = append(write[:len(write):len(write)], p.file(qemuDir), os.DevNull)
+		cell.Write = append(cell.Write, p.qemuSockets()...)
+		// what the extra arguments want of the network is not known
+		cell.NoNetwork = p.Network.Mode != network.User && len(m.ExtraArgs) == 0
+	}
+	cell.Strip = true
+	if p.wantsLowPort() {
+		cell.Keep = confine.Has(unix.CAP_NET_BIND_SERVICE)
+	}
+	enter := []string{existing(p.Config.RunDir)}
+	why := "vmentry is not root here"
+	if os.Geteuid() == 0 {
+		why = "the container has not all of the capabilities SETUID, SETGID, CHOWN, KILL and DAC_OVERRIDE"
+		if len(confine.Has(rightsForUser...)) == len(rightsForUser) {
+			own := cell
+			own.User = p.qemuUser()
+			err := own.Try(read, write, enter)
+			if err == nil {
+				return Cell{Cell: own, Why: "the container may change users"}
+			}
+			why = "a user of its own could not do its work: " + err.Error()
+		}
+	}
+	if err := cell.Try(read, write, enter); errors.Is(err, fs.ErrPermission) {
+		cell.Keep = append(cell.Keep, confine.Has(unix.CAP_DAC_OVERRIDE)...)
+		why += "; nor could one without capabilities: " + err.Error()
+	}
+	return Cell{Cell: cell, Why: why}
+}
+
+// String says it in words.
+func (c Cell) String() string {
+	if c.Open {
+		return "with all of vmentry's rights: " + c.Why
+	}
+	user := "as vmentry's own user"
+	if c.User != nil {
+		user = fmt.Sprintf("as user %d", c.User.UID)
+	}
+	rights := "no capability"
+	if len(c.Keep) > 0 {
+		words := make([]string, len(c.Keep))
+		for i, n := range c.Keep {
+			words[i] = map[int]string{unix.CAP_NET_BIND_SERVICE: "NET_BIND_SERVICE", unix.CAP_DAC_OVERRIDE: "DAC_OVERRIDE"}[n]
+		}
+		rights = strings.Join(words, ", ")
+	}
+	around := "not shut in by Landlock, which this kernel has not"
+	if v := confine.Landlock(); v > 0 {
+		around = fmt.Sprintf("shut in by Landlock (version %d)", v)
+	}
+	return fmt.Sprintf("%s, with %s, %s: %s", user, rights, around, c.Why)
+}
+
+// qemuUser is the user that QEMU gets.
+func (p *Plan) qemuUser() *confine.User {
+	sum := fnv.New32()
+	sum.Write([]byte(p.Identity))
+	id := firstUser + int(sum.Sum32()%users)
+	u := &confine.User{UID: id, GID: id}
+	if info, err := os.Stat(kvmDevice); p.Machine.Accel == qemu.KVM && err == nil && info.Mode()&0o060 == 0o060 {
+		u.Groups = append(u.Groups, int(info.Sys().(*syscall.Stat_t).Gid))
+	}
+	return u
+}
+
+const kvmDevice = "/dev/kvm"
+
+// qemuFiles are the files that QEMU opens by name. Those of its disks are opened for it.
+func (p *Plan) qemuFiles() (read, write []string) {
+	m := p.Machine
+	read = append(read, p.QEMU.Path)
+	if f := m.Firmware; f != nil {
+		read = append(read, f.Code)
+	}
+	if k := m.Kernel; k != nil {
+		read = append(read, k.Image)
+		if k.Initrd != "" {
+			read = append(read, k.Initrd)
+		}
+	}
+	if m.Accel == qemu.KVM {
+		write = append(write, kvmDevice)
+	}
+	for _, path := range m.ExtraPaths() {
+		if _, err := os.Lstat(path); err != nil { // it may be about to make it
+			path = existing(path)
+		}
+		if unix.Access(path, unix.W_OK) == nil {
+			write = append(write, path)
+		} else {
+			read = append(read, path)
+		}
+	}
+	if len(m.ExtraArgs) > 0 { // of -snapshot
+		write = append(write, existing("/var/tmp"))
+	}
+	return read, write
+}
+
+// qemuSockets are those of others in the run directory that QEMU connects to, and its files there.
+func (p *Plan) qemuSockets() []string {
+	var all []string
+	for _, n := range p.Network.NICs {
+		if n.Socket != "" {
+			all = append(all, n.Socket)
+		}
+	}
+	for _, v := range p.Volumes.Shares {
+		all = append(all, v.Socket)
+	}
+	if p.TPM.Wanted() {
+		all = append(all, p.TPM.Socket)
+	}
+	for _, f := range p.Machine.FWCfg {
+		all = append(all, f.Path)
+	}
+	return all
+}
+
+// existing is path, or the nearest directory above it that is there.
+func existing(path string) string {
+	for path != "/" {
+		if _, err := os.Stat(path); err == nil {
+			break
+		}
+		path = filepath.Dir(path)
+	}
+	return path
+}
+
+// wantsLowPort says whether QEMU is to bind a port that takes the capability NET_BIND_SERVICE.
+func (p *Plan) wantsLowPort() bool {
+	first := 1024
+	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			first = n
+		}
+	}
+	for _, n := range p.Machine.NICs {
+		if n.User == nil {
+			continue
+		}
+		for _, f := range n.User.Forwards {
+			if int(f.HostPort) < first {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// readyQEMU opens QEMU's disks for it, gives it what it has to have in the run directory, and returns the machine as QEMU will find it. hand says
+// at which descriptor QEMU will find a file.
+func (p Plan) readyQEMU(hand func(*os.File) (int, error)) (confine.Cell, qemu.Machine, error) {
+	cell := p.Cell.Cell
+	if p.Cell.Open {
+		return cell, p.Machine, nil
+	}
+	if err := p.giveToQEMU(); err != nil {
+		return cell, p.Machine, fail(supervise.IOError, "the run directory cannot be given to QEMU: %w", err)
+	}
+	m, err := p.Machine.HandOver(func(path string, readOnly bool) (int, error) {
+		flags := os.O_RDWR
+		if readOnly {
+			flags = os.O_RDONLY
+		}
+		f, err := os.OpenFile(path, flags, 0)
+		if err != nil {
+			return 0, err
+		}
+		return hand(f)
+	})
+	if err != nil {
+		return cell, m, fail(supervise.IOError, "QEMU's disk cannot be opened: %w", err)
+	}
+	return cell, m, nil
+}
+
+// giveToQEMU makes QEMU's user the owner of what is QEMU's in the run directory.
+func (p Plan) giveToQEMU() error {
+	u := p.Cell.User
+	if u == nil {
+		return nil
+	}
+	info, err := os.Stat(p.Config.RunDir)
+	if err != nil {
+		return err
+	}
+	if info.Mode()&0o001 == 0 { // who knows a name in it may go there, and no more
+		if err := os.Chmod(p.Config.RunDir, info.Mode()|0o011); err != nil {
+			return err
+		}
+	}
+	for _, path := range append(p.qemuSockets(), p.file(qemuDir)) {
+		if err := os.Lchown(path, u.UID, u.GID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// command is QEMU's, shut into its cell.
+func (p Plan) command(cell confine.Cell, m qemu.Machine) ([]string, error) {
+	command := append([]string{p.QEMU.Path}, m.Args()...)
+	if p.Cell.Open {
+		return command, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fail(supervise.Software, "QEMU could not be started: %w", err)
+	}
+	return cell.Around(self, command), nil
+}
+
+// startQEMU starts QEMU. It inherits the files of keep, as the descriptors from firstFD on.
+func (p Plan) startQEMU(reaper *supervise.Reaper, keep []*os.File, stderr *os.File, log *slog.Logger) (*supervise.Process, error) {
+	files := keep[:len(keep):len(keep)]
+	defer func() {
+		for _, f := range files[len(keep):] {
+			f.Close()
+		}
+	}()
+	hand := func(f *os.File) (int, error) {
+		files = append(files, f)
+		return firstFD + len(files) - 1, nil
+	}
+	cell, machine, err := p.readyQEMU(hand)
+	if err != nil {
+		return nil, err
+	}
+	guard, err := p.guard(&cell, hand)
+	if err != nil {
+		return nil, fail(supervise.Software, "QEMU could not be started: %w", err)
+	}
+	command, err := p.command(cell, machine)
+	if err != nil {
+		return nil, err
+	}
+	process, err := reaper.Start(supervise.Command{Path: command[0], Args: command[1:], Env: p.Environ, Stderr: stderr, Files: files, Last: syscall.SIGTERM})
+	if err != nil {
+		return nil, fail(supervise.Software, "QEMU could not be started: %w", err)
+	}
+	if guard != nil {
+		files[len(files)-1].Close() // so that the guard hears of an early end
+		post(guard, log)
+	}
+	return process, nil
+}
+
+// giveUp gives up what vmentry itself needs no longer once QEMU runs.
+func (p Plan) giveUp() error {
+	keep := append(confine.Has(unix.CAP_KILL, unix.CAP_DAC_OVERRIDE), p.Cell.Keep...)
+	if len(p.Network.Bridges) > 0 {
+		keep = append(keep, unix.CAP_NET_ADMIN)
+	}
+	return confine.GiveUp(keep)
+}

@@ -1,0 +1,193 @@
+package confine
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Guard says where a program that was started with [Cell.Guard] may connect to. The kernel lets the program wait while the guard thinks.
+type Guard struct {
+	User  *User // whose the program is, if that is not who starts it: nobody else may read its memory
+	Keep  []int // its capabilities, which the guard must have too
+	Allow func(Connection) bool
+
+	ours     *os.File
+	listener *os.File
+	memory   *os.File // of the program
+}
+
+// Connection is what a program is about to make, or a datagram that it is about to send.
+type Connection struct {
+	To  netip.AddrPort
+	PID int // of the thread that asks
+	FD  int // its socket
+}
+
+// Open makes the two ends of the socket at which the guard will hear of the program. The program's is for [Cell.Guard], and to be closed
+// when the program runs.
+func (g *Guard) Open() (theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	g.ours = os.NewFile(uintptr(pair[0]), "guard")
+	return os.NewFile(uintptr(pair[1]), "guarded"), nil
+}
+
+// Await waits until the program is under the guard. It is an error where the kernel, or who has started vmentry, does not let it be: then the
+// program runs without one.
+func (g *Guard) Await() error {
+	defer g.ours.Close()
+	words, rights := make([]byte, 200), make([]byte, unix.CmsgSpace(4))
+	n, length, _, _, err := unix.Recvmsg(int(g.ours.Fd()), words, rights, unix.MSG_CMSG_CLOEXEC)
+	switch {
+	case err != nil:
+		return fmt.Errorf("recvmsg: %w", err)
+	case n == 0:
+		return errors.New("the program has ended")
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:length])
+	if err != nil || len(messages) != 1 {
+		return errors.New(string(words[:n]))
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return err
+	}
+	g.listener = os.NewFile(uintptr(fds[0]), "seccomp")
+	return nil
+}
+
+// Start begins to answer, until the program has ended. It returns when the guard no longer needs any capability but Keep.
+func (g *Guard) Start() error {
+	ready := make(chan error, 1)
+	apart(func() { // the thread is the program's user's from here on
+		defer g.listener.Close()
+		err := g.become()
+		ready <- err
+		if err == nil {
+			g.serve()
+		}
+	})
+	return <-ready
+}
+
+// become makes the calling thread one that may read the program's memory. It keeps what it may have, so that what is taken from all threads
+// (see [GiveUp]) can be taken from it.
+func (g *Guard) become() error {
+	if g.User == nil {
+		return nil
+	}
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if err := g.User.become(); err != nil {
+		return err
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return err
+	}
+	want := capabilities(g.Keep)
+	for i := range data {
+		data[i].Effective = data[i].Permitted & want[i].Permitted
+	}
+	return unix.Capset(&header, &data[0])
+}
+
+// notification and response are struct seccomp_notif and seccomp_notif_resp (seccomp_unotify(2)).
+type notification struct {
+	id          uint64
+	pid, flags  uint32
+	call        int32
+	arch        uint32
+	instruction uint64
+	args        [6]uint64
+}
+
+type response struct {
+	id    uint64
+	value int64
+	errno int32
+	flags uint32
+}
+
+// The ioctls of seccomp_unotify(2), and the flag that lets the kernel go on with the call.
+const (
+	notifyReceive = 0xc0502100
+	notifySend    = 0xc0182101
+	goOn          = 1
+)
+
+func (g *Guard) serve() {
+	fd := int(g.listener.Fd())
+	defer func() {
+		if g.memory != nil {
+			g.memory.Close()
+		}
+	}()
+	for {
+		events := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(events, -1); err != nil && err != unix.EINTR {
+			return
+		}
+		if events[0].Revents&unix.POLLIN == 0 {
+			if events[0].Revents != 0 {
+				return // the program has ended
+			}
+			continue
+		}
+		var n notification
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), notifyReceive, uintptr(unsafe.Pointer(&n))); errno != 0 {
+			continue // who asked is gone
+		}
+		r := response{id: n.id, flags: goOn}
+		if !g.judge(n) {
+			// as from a port where nobody listens: what is refused is not to be told from what is not there
+			r.errno, r.flags = -int32(unix.ECONNREFUSED), 0
+		}
+		unix.Syscall(unix.SYS_IOCTL, uintptr(fd), notifySend, uintptr(unsafe.Pointer(&r)))
+	}
+}
+
+// judge reads where the call leads to. What it cannot read is refused.
+func (g *Guard) judge(n notification) bool {
+	at, length := n.args[1], n.args[2] // connect(2)
+	if n.call == unix.SYS_SENDTO {
+		at, length = n.args[4], n.args[5]
+	}
+	if g.memory == nil {
+		m, err := os.Open(fmt.Sprintf("/proc/%d/mem", n.pid))
+		if err != nil {
+			return false
+		}
+		g.memory = m
+	}
+	address := make([]byte, min(length, unix.SizeofSockaddrAny))
+	if _, err := g.memory.ReadAt(address, int64(at)); err != nil {
+		return false
+	}
+	to, internet := destination(address)
+	return !internet || g.Allow(Connection{to, int(n.pid), int(int32(n.args[0]))})
+}
+
+// destination reads a socket address. internet is false where it is none of IPv4 or IPv6.
+func destination(b []byte) (to netip.AddrPort, internet bool) {
+	if len(b) < 2 {
+		return to, false
+	}
+	switch family := binary.NativeEndian.Uint16(b); {
+	case family == unix.AF_INET && len(b) >= unix.SizeofSockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:])), true
+	case family == unix.AF_INET6 && len(b) >= unix.SizeofSockaddrInet6-4: // the kernel takes one without a scope
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), binary.BigEndian.Uint16(b[2:])), true
+	}
+	return to, false
+}
