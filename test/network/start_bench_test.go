@@ -113,7 +113,7 @@ func newStarted(b *testing.B, img string, m mode) *started {
 		b.Fatal(err)
 	}
 	s := &started{pod: pod.New(b, pod.Named(b, speedShape)), dir: dir, base: img}
-	s.env = []string{"PATH=" + binaries.FakeQEMU + ":" + os.Getenv("PATH"), "HOME=/", "FAKE_QEMU=poweroff=0s", "FAKE_QEMU_LOG=" + filepath.Join(dir, "log"),
+	s.env = []string{"PATH=" + binaries.FakeQEMU + ":" + os.Getenv("PATH"), "HOME=/", "FAKE_QEMU=poweroff=0s", "FAKE_QEMU_LOG=" + filepath.Join(dir, "log"), "VM_ARGS=-D " + filepath.Join(dir, "log"),
 		"VM_NETWORK=" + string(m), "VM_IMAGE=" + img, "VM_READY=none", "VM_DATA_DIR=" + filepath.Join(dir, "data"), "VM_RUN_DIR=" + filepath.Join(dir, "run")}
 	return s
 }
