@@ -19,7 +19,7 @@ func (c *cluster) volume(claim, user string) {
 	c.onNode("mkdir -m 777 " + name)
 	c.persistentVolume(claim, "10Gi", fmt.Sprintf(`"hostPath": {"path": %q, "type": "Directory"}`, volumes+"/"+name))
 	c.t.Cleanup(func() {
-		c.kubectl("delete", user, "--ignore-not-found", "--cascade", "foreground", "--timeout", "3m")
+		c.kubectl("delete", user, "--ignore-not-found", "--cascade=foreground", "--timeout", "3m")
 		c.onNode("rm -rf " + name)
 	})
 }
