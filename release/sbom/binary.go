@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -55,11 +54,15 @@ func (d *document) binary(version string, file []byte, within common.ElementID) 
 		PackageExternalReferences: purl("pkg:golang/" + info.Main.Path + "@" + version + "?goos=linux&goarch=" + arch),
 	}, within, common.TypeRelationshipContains)
 
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOROOT: %w", err)
+	}
 	number := strings.TrimPrefix(info.GoVersion, "go")
 	d.add(spdx.Package{
 		PackageName:               "stdlib",
 		PackageVersion:            number,
-		PackageLicenseDeclared:    licenceIn(runtime.GOROOT()),
+		PackageLicenseDeclared:    licenceIn(strings.TrimSpace(string(root))),
 		PackageSummary:            "Go's own library",
 		PackageExternalReferences: purl("pkg:golang/stdlib@" + number),
 	}, self, common.TypeRelationshipStaticLink)

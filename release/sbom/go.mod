@@ -8,11 +8,6 @@ require (
 	github.com/github/go-spdx/v2 v2.8.0
 	github.com/google/licensecheck v0.3.1
 	github.com/spdx/tools-golang v0.5.7
-	pault.ag/go/debian v0.19.0
 )
 
-require (
-	github.com/anchore/go-struct-converter v0.1.0 // indirect
-	golang.org/x/crypto v0.58.0 // indirect
-	pault.ag/go/topsort v0.1.1 // indirect
-)
+require github.com/anchore/go-struct-converter v0.1.0 // indirect

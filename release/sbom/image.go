@@ -2,7 +2,6 @@ package main
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/spdx/tools-golang/spdx"
 	"github.com/spdx/tools-golang/spdx/v2/common"
-	"pault.ag/go/debian/control"
 )
 
 // Where the image has what is read of it.
@@ -47,12 +45,9 @@ func (d *document) image(version, name, id string, archive io.Reader) error {
 	if err := d.binary(version, files[entrypoint], self); err != nil {
 		return err
 	}
-	packages, err := paragraphs(files[status])
-	if err == nil && len(packages) == 0 {
-		err = errors.New("no packages")
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", status, err)
+	packages := paragraphs(files[status])
+	if len(packages) == 0 {
+		return fmt.Errorf("the image has no packages in %s", status)
 	}
 	distro := ""
 	if m := regexp.MustCompile(`(?m)^VERSION_ID="?([^"\n]*)`).FindSubmatch(files[release]); m != nil {
@@ -60,7 +55,7 @@ func (d *document) image(version, name, id string, archive io.Reader) error {
 	}
 	sources := map[string]common.ElementID{}
 	for _, p := range packages {
-		d.debian(p.Values, files, self, distro, sources)
+		d.debian(p, files, self, distro, sources)
 	}
 	return nil
 }
@@ -134,13 +129,9 @@ func (d *document) copyright(name, file string, text []byte) string {
 	if !bytes.Contains(text, []byte("copyright-format/1.0")) {
 		return ""
 	}
-	all, err := paragraphs(text)
-	if err != nil {
-		return ""
-	}
 	texts := map[string]string{} // of licences, by name
-	for _, p := range all {
-		head, body, _ := strings.Cut(strings.TrimSpace(p.Values["License"]), "\n")
+	for _, p := range paragraphs(text) {
+		head, body, _ := strings.Cut(strings.TrimSpace(p["License"]), "\n")
 		if head = strings.TrimSpace(head); head != "" && texts[head] == "" {
 			texts[head] = body
 		}
@@ -163,11 +154,28 @@ func (d *document) copyright(name, file string, text []byte) string {
 	return conjunction(expressions)
 }
 
-// paragraphs reads the form that Debian's files have (deb822(5)).
-func paragraphs(b []byte) ([]control.Paragraph, error) {
-	r, err := control.NewParagraphReader(bufio.NewReader(bytes.NewReader(b)), nil)
-	if err != nil {
-		return nil, err
+// paragraphs reads the form that Debian's files have (deb822(5)): fields, whose further lines are indented.
+func paragraphs(text []byte) []map[string]string {
+	var all []map[string]string
+	var field string
+	for line := range strings.Lines(string(text) + "\n\n") {
+		line = strings.TrimRight(line, " \t\r\n")
+		name, value, named := strings.Cut(line, ":")
+		switch {
+		case line == "":
+			field = "" // and with the next one a paragraph begins
+		case line[0] == '#':
+		case line[0] == ' ' || line[0] == '\t':
+			if field != "" {
+				all[len(all)-1][field] += "\n" + strings.TrimSpace(line)
+			}
+		case named:
+			if field == "" {
+				all = append(all, map[string]string{})
+			}
+			field = name
+			all[len(all)-1][field] = strings.TrimSpace(value)
+		}
 	}
-	return r.All()
+	return all
 }

@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -131,6 +133,16 @@ func archiveOf(t *testing.T, files map[string]string) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+func TestParagraphs(t *testing.T) {
+	got := paragraphs([]byte("\n# a comment\nA: 1\nB:\n two\n .\n# within\n\tlines: x\n\n \nA: 3"))
+	if want := []map[string]string{{"A": "1", "B": "\ntwo\n.\nlines: x"}, {"A": "3"}}; !slices.EqualFunc(got, want, maps.Equal) {
+		t.Errorf("%q", got)
+	}
+	if got := paragraphs([]byte(" not begun\nno field")); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestFromDebian(t *testing.T) {
