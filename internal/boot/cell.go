@@ -215,11 +215,7 @@ func (p Plan) readyQEMU(hand func(*os.File) (int, error)) (confine.Cell, qemu.Ma
 	if err := p.giveToQEMU(); err != nil {
 		return cell, p.Machine, fail(supervise.IOError, "the run directory cannot be given to QEMU: %w", err)
 	}
-	m, err := p.Machine.HandOver(func(path string, readOnly bool) (int, error) {
-		flags := os.O_RDWR
-		if readOnly {
-			flags = os.O_RDONLY
-		}
+	m, err := p.Machine.HandOver(func(path string, flags int) (int, error) {
 		f, err := os.OpenFile(path, flags, 0)
 		if err != nil {
 			return 0, err

@@ -2,9 +2,12 @@ package qemu
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Handed is a file that QEMU finds opened: where it would open Path, it takes one of the descriptors, whichever is opened as it needs it.
@@ -13,13 +16,14 @@ type Handed struct {
 	FDs  []int
 }
 
-// HandOver is m with the files of its disks opened by others, so that QEMU needs no right to them. open says at which descriptor QEMU will find one.
+// HandOver is m with the files of its disks opened by others, so that QEMU needs no right to them. open opens one with flags of open(2), and says at which
+// descriptor QEMU will find it.
 // Files that QEMU's own code does not open by name cannot be handed over: kernel, initrd and what the guest reads through fw_cfg.
-func (m Machine) HandOver(open func(path string, readOnly bool) (fd int, err error)) (Machine, error) {
-	hand := func(path *string, modes ...bool) error {
+func (m Machine) HandOver(open func(path string, flags int) (fd int, err error)) (Machine, error) {
+	hand := func(path *string, modes ...int) error {
 		h := Handed{Path: *path}
-		for _, readOnly := range modes {
-			fd, err := open(*path, readOnly)
+		for _, flags := range modes {
+			fd, err := open(*path, flags)
 			if err != nil {
 				return err
 			}
@@ -32,14 +36,14 @@ func (m Machine) HandOver(open func(path string, readOnly bool) (fd int, err err
 	m.Handed, m.Disks = slices.Clone(m.Handed), slices.Clone(m.Disks)
 	for i := range m.Disks {
 		d := &m.Disks[i]
-		if err := hand(&d.Path, d.ReadOnly); err != nil {
+		if err := hand(&d.Path, d.flags()); err != nil {
 			return m, err
 		}
 		if d.Backing == nil {
 			continue
 		}
 		below := *d.Backing
-		if err := hand(&below.Path, true); err != nil {
+		if err := hand(&below.Path, os.O_RDONLY); err != nil {
 			return m, err
 		}
 		d.Backing = &below
@@ -47,12 +51,24 @@ func (m Machine) HandOver(open func(path string, readOnly bool) (fd int, err err
 	if m.Firmware != nil {
 		f := *m.Firmware
 		// QEMU opens a -drive to read it, and again when the machine wants to write
-		if err := hand(&f.Vars, true, false); err != nil {
+		if err := hand(&f.Vars, os.O_RDONLY, os.O_RDWR); err != nil {
 			return m, err
 		}
 		m.Firmware = &f
 	}
 	return m, nil
+}
+
+// flags are those that QEMU would open the disk's file with. Since 9.1 it takes no descriptor that differs in O_DIRECT.
+func (d Disk) flags() int {
+	flags := os.O_RDWR
+	if d.ReadOnly {
+		flags = os.O_RDONLY
+	}
+	if d.Direct {
+		flags |= unix.O_DIRECT
+	}
+	return flags
 }
 
 func (m Machine) handed(a *args) {

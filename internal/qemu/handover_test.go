@@ -3,9 +3,12 @@ package qemu
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestHandOver: QEMU finds every file of its disks opened, for reading or for both, and the machine that it was made from stays as it was.
@@ -15,8 +18,8 @@ func TestHandOver(t *testing.T) {
 	before := strings.Join(m.Args(), " ")
 	var opened []string
 	fd := 10
-	open := func(path string, readOnly bool) (int, error) {
-		opened = append(opened, fmt.Sprintf("%s %v", path, readOnly))
+	open := func(path string, flags int) (int, error) {
+		opened = append(opened, fmt.Sprintf("%s %s", path, map[int]string{os.O_RDONLY: "r", os.O_RDWR: "rw", os.O_RDWR | unix.O_DIRECT: "direct"}[flags]))
 		fd++
 		return fd, nil
 	}
@@ -25,8 +28,8 @@ func TestHandOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"/var/lib/vmentry/disk/overlay.qcow2 false", "/image/disk.qcow2 true", "/run/vmentry/seed.iso true",
-		"/data/vars,1.fd true", "/data/vars,1.fd false",
+		"/var/lib/vmentry/disk/overlay.qcow2 direct", "/image/disk.qcow2 r", "/run/vmentry/seed.iso r",
+		"/data/vars,1.fd r", "/data/vars,1.fd rw",
 	}
 	if !slices.Equal(opened, want) {
 		t.Errorf("opened: %q, want %q", opened, want)
@@ -51,7 +54,7 @@ func TestHandOver(t *testing.T) {
 		t.Errorf("the machine has become\n%s", after)
 	}
 	failure := errors.New("no")
-	if _, err := m.HandOver(func(string, bool) (int, error) { return 0, failure }); !errors.Is(err, failure) {
+	if _, err := m.HandOver(func(string, int) (int, error) { return 0, failure }); !errors.Is(err, failure) {
 		t.Errorf("the error is %v", err)
 	}
 }
