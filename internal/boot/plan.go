@@ -285,7 +285,7 @@ func (p *Plan) makeMachine(name string, s settings, host Host, extra []string) {
 			{ID: "qmp", Path: p.file(qmpSocket)}, // the last: when it answers, the others do
 		},
 		Paused:    true,
-		Sandbox:   p.parts.can.Sandbox,
+		Sandbox:   !p.parts.can.NoSandbox,
 		ExtraArgs: extra,
 	}
 	if s.accel == qemu.TCG {

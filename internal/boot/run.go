@@ -364,6 +364,8 @@ func (w *lastWords) or(err error) string {
 		return err.Error()
 	case strings.Contains(w.last, "host forwarding rule"):
 		return w.last + ": that port of HOSTFWD is taken by another process here, or may not be bound (those below 1024 need a right)"
+	case w.name == "QEMU" && (strings.Contains(w.last, "Permission denied") || strings.Contains(w.last, "Operation not permitted")):
+		return w.last + "; QEMU is shut in, and reaches what VM_ARGS names by an absolute path; with VM_ARGS=\"-sandbox off\" it has all of vmentry's rights"
 	default:
 		return w.last
 	}

@@ -72,7 +72,7 @@ type raw struct {
 
 	Ready         string `envconfig:"VM_READY" group:"Observation" unset:"{tcp:22}; {none} without a network" meaning:"When the guest counts as ready: {tcp:PORT} (it accepts connections there), {agent} (its guest agent answers), {boot} (its console shows a login prompt, or systemd's last target), {exec:CMD} (the command succeeds in it), {none} (at once)"`
 	Console       string `envconfig:"VM_CONSOLE" preset:"stdio" meaning:"Where the serial console is: {stdio}, on the container's output and input; or {none}"`
-	Display       string `envconfig:"VM_DISPLAY" preset:"none" meaning:"{vnc}: a graphics card, shown on the web page of {VM_HTTP}, and VNC on the Unix socket {vnc.sock} in the run directory"`
+	Display       string `envconfig:"VM_DISPLAY" preset:"none" meaning:"{vnc}: a graphics card, shown on the web page of {VM_HTTP}, and VNC on the Unix socket {qemu/vnc.sock} in the run directory"`
 	HTTP          string `envconfig:"VM_HTTP" meaning:"Address for health, readiness, status, metrics and the web page: {:8080}, {127.0.0.1:8080}, {[::1]:8080}. In {bridge} mode the pod's address is the guest's, so it is served on loopback, unless {VM_HTTP_INTERCEPT} says otherwise"`
 	HTTPIntercept string `envconfig:"VM_HTTP_INTERCEPT" preset:"false" meaning:"{true}: in {bridge} mode, take the port of {VM_HTTP}, which is then written {:PORT}, from the guest and serve it on the pod's addresses, also while the guest is not there"`
 	HTTPToken     string `envconfig:"VM_HTTP_TOKEN" secret:"true" meaning:"The token that the page asks for before it changes anything. Without one it is read-only"`

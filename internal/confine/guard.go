@@ -19,7 +19,6 @@ type Guard struct {
 
 	ours     *os.File
 	listener *os.File
-	memory   *os.File // of the program
 }
 
 // Connection is what a program is about to make, or a datagram that it is about to send.
@@ -128,11 +127,6 @@ const (
 
 func (g *Guard) serve() {
 	fd := int(g.listener.Fd())
-	defer func() {
-		if g.memory != nil {
-			g.memory.Close()
-		}
-	}()
 	for {
 		events := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(events, -1); err != nil && err != unix.EINTR {
@@ -163,15 +157,13 @@ func (g *Guard) judge(n notification) bool {
 	if n.call == unix.SYS_SENDTO {
 		at, length = n.args[4], n.args[5]
 	}
-	if g.memory == nil {
-		m, err := os.Open(fmt.Sprintf("/proc/%d/mem", n.pid))
-		if err != nil {
-			return false
-		}
-		g.memory = m
+	memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", n.pid)) // of whoever asks: the program may have children
+	if err != nil {
+		return false
 	}
+	defer memory.Close()
 	address := make([]byte, min(length, unix.SizeofSockaddrAny))
-	if _, err := g.memory.ReadAt(address, int64(at)); err != nil {
+	if _, err := memory.ReadAt(address, int64(at)); err != nil {
 		return false
 	}
 	to, internet := destination(address)

@@ -31,7 +31,8 @@ type Capabilities struct {
 	Devices  []string
 	Objects  []string // backends for -object
 	Netdevs  []string // "user" is missing where QEMU was built without slirp; empty if QEMU does not say
-	Sandbox  bool     // it has a filter of system calls
+
+	NoSandbox bool // it was built without a filter of system calls. A record that does not say so is of a QEMU that has one
 }
 
 // Oldest is the oldest QEMU that has all that [Machine.Args] uses.
@@ -107,7 +108,7 @@ func interview(ctx context.Context, conn io.ReadWriteCloser) (Capabilities, erro
 		return Capabilities{}, err
 	}
 	// an option that this QEMU was built without is an error
-	caps.Sandbox = m.Execute(ctx, "query-command-line-options", map[string]any{"option": "sandbox"}, nil) == nil
+	caps.NoSandbox = m.Execute(ctx, "query-command-line-options", map[string]any{"option": "sandbox"}, nil) != nil
 	slices.Sort(caps.Machines)
 	return caps, m.Execute(ctx, "quit", nil, nil)
 }

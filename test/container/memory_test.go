@@ -36,7 +36,7 @@ func TestMemoryLimit(t *testing.T) {
 			m := run(t, append(options, tt.options...))
 			m.stdout.Await(t, "vmtest: translated")
 			if tt.look {
-				look(t, filepath.Join(sockets, "vnc.sock"))
+				look(t, filepath.Join(sockets, "qemu", "vnc.sock"))
 			}
 			m.stdout.Await(t, "vmtest: filled")
 			t.Log(m.memory())

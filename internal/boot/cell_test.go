@@ -1,0 +1,73 @@
+package boot
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vmentry/vmentry/internal/config"
+	"github.com/vmentry/vmentry/internal/confine"
+	"github.com/vmentry/vmentry/internal/network"
+	"github.com/vmentry/vmentry/internal/qemu"
+)
+
+// cellOf is the cell of a machine whose files are in a directory that everybody, or root alone, may read.
+func cellOf(t *testing.T, everybody bool, extra ...string) (cell Cell, dir string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vm-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if everybody {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kernel := filepath.Join(dir, "kernel")
+	if err := os.WriteFile(kernel, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := Plan{Config: config.Config{RunDir: filepath.Join(dir, "run")}, Identity: "one", QEMU: Program{Path: "/bin/true"}}
+	p.Network.Mode = network.Bridge
+	p.Machine = qemu.Machine{Accel: qemu.TCG, Kernel: &qemu.Kernel{Image: kernel}, ExtraArgs: extra}
+	return p.planCell(), dir
+}
+
+// TestPlanCell: QEMU gets the narrowest cell in which it can do its work, and VM_ARGS widens it.
+func TestPlanCell(t *testing.T) {
+	if os.Geteuid() != 0 || len(confine.Has(rightsForUser...)) < len(rightsForUser) {
+		t.Skip("this user cannot start programs as others")
+	}
+	cell, dir := cellOf(t, true)
+	if cell.User == nil || cell.User.UID < firstUser || cell.User.UID >= firstUser+users || !cell.Strip || len(cell.Keep) > 0 || !cell.NoNetwork {
+		t.Errorf("%s: %+v", cell, cell)
+	}
+	if confine.Landlock() > 0 && (!slices.Contains(cell.Read, dir+"/kernel") || !slices.Contains(cell.Write, dir+"/run/qemu") || slices.Contains(cell.Write, dir+"/run")) {
+		t.Errorf("it reaches %q, %q", cell.Read, cell.Write)
+	}
+	if again, _ := cellOf(t, true); again.User.UID != cell.User.UID {
+		t.Errorf("the same VM has the users %d and %d", cell.User.UID, again.User.UID)
+	}
+	if cell, _ := cellOf(t, false); cell.User != nil || !cell.Strip || len(cell.Keep) > 0 || !strings.Contains(cell.Why, "/kernel") {
+		t.Errorf("with a kernel that is root's alone: %s", cell)
+	}
+	if cell, _ := cellOf(t, true, "-sandbox", "off"); !cell.Open {
+		t.Errorf("with the sandbox off: %s", cell)
+	}
+	cell, _ = cellOf(t, true, "-drive", "file=/etc/hosts,readonly=on", "-D", "/var/log/none/qemu")
+	if cell.NoNetwork || cell.User != nil || confine.Landlock() > 0 && !slices.Contains(slices.Concat(cell.Read, cell.Write), "/etc/hosts") || confine.Landlock() > 0 && !slices.Contains(cell.Write, "/var/log") {
+		t.Errorf("with files of the user's, one of which root alone can make: %s: %+v", cell, cell)
+	}
+}
+
+// TestShutInIsSaid: who has asked QEMU for a file that it may not have, is told why.
+func TestShutInIsSaid(t *testing.T) {
+	w := &lastWords{log: slog.New(slog.DiscardHandler), name: "QEMU", last: "qemu: -drive file=x: Could not open 'x': Permission denied"}
+	if said := w.or(nil); !strings.Contains(said, "-sandbox off") {
+		t.Error(said)
+	}
+}
