@@ -50,7 +50,7 @@ func TestPasstPlan(t *testing.T) {
 				t.Errorf("the card is %+v", p.NICs[0])
 			}
 			shell := strings.Join(p.Helper.Unsupervised(), " ")
-			if !strings.HasPrefix(shell, "/usr/bin/passt --quiet --one-off --socket /run/vm/passt.sock --") || strings.Contains(shell, "pid") {
+			if !strings.HasPrefix(shell, "/usr/bin/passt --quiet --no-map-gw --one-off --socket /run/vm/passt.sock --") || strings.Contains(shell, "pid") {
 				t.Errorf("in a shell: %s", shell)
 			}
 		})

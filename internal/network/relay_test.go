@@ -52,7 +52,8 @@ func TestUserPlanIPv6(t *testing.T) {
 			[]Relay{{alsoSix, netip.MustParseAddrPort("127.0.0.1:2222")}, {six, netip.AddrPort{}}, {sixToo, netip.MustParseAddrPort("127.0.0.1:53")}}, 0,
 			[]string{"tcp *:2222 → guest:22", "udp 0.0.0.0:53 → guest:53", "tcp [::]:2222 → guest:22, relayed by vmentry",
 				"tcp [::1]:80 → guest:8080, relayed by vmentry", "udp [::1]:5353 → guest:53, relayed by vmentry"}},
-		{"without vmentry", true, true, []Forward{everywhere, four}, nil, 1, []string{"tcp *:2222 → guest:22", "udp 0.0.0.0:53 → guest:53",
+		{"without vmentry", true, true, []Forward{everywhere, four}, nil, 2, []string{"tcp *:2222 → guest:22", "udp 0.0.0.0:53 → guest:53",
+			"warning: the guest can reach what listens on the pod's loopback, and link-local addresses: with VM_SUPERVISE=false nobody says where QEMU connects to",
 			"warning: the ports of HOSTFWD can be reached by IPv4 alone: with VM_SUPERVISE=false nobody relays IPv6"}},
 	}
 	for _, tt := range tests {
