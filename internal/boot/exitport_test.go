@@ -1,6 +1,13 @@
 package boot
 
-import "testing"
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+)
 
 func TestExitPort(t *testing.T) {
 	const o, c, r = "open", "close", "reset"
@@ -39,5 +46,29 @@ func TestExitPort(t *testing.T) {
 				t.Errorf("it was news %d times", told)
 			}
 		})
+	}
+}
+
+// TestExitPortIsQuiet: the last of many codes counts, and the log does not grow with them.
+func TestExitPortIsQuiet(t *testing.T) {
+	var log bytes.Buffer
+	v := &vm{log: slog.New(slog.NewTextHandler(&log, nil))}
+	guest, ours := net.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		v.exitPort(ours)
+	}()
+	for i := range 1000 {
+		fmt.Fprintf(guest, "%d\nnonsense\n%s\n", i%64, strings.Repeat("9", 1000))
+	}
+	fmt.Fprint(guest, "7\n")
+	guest.Close()
+	<-done
+	if v.end.Chosen == nil || *v.end.Chosen != 7 {
+		t.Errorf("the code is %v", v.end.Chosen)
+	}
+	if n := strings.Count(log.String(), "\n"); n > 10 {
+		t.Errorf("%d lines are logged", n)
 	}
 }

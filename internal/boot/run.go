@@ -158,11 +158,13 @@ func (v *vm) console(conn net.Conn, streams Streams) {
 }
 
 // exitPort reads the code that the guest chooses: a number from 0 to 63 on a line, or before the port is closed. The
-// last one counts. Nothing that a guest writes there can be more than an annoyance: a few bytes are kept, once.
+// last one counts. Nothing that a guest writes there can be more than an annoyance: a few bytes are kept, once, and a few lines are logged.
 func (v *vm) exitPort(conn net.Conn) {
 	defer conn.Close()
 	lines := bufio.NewReaderSize(conn, 64)
 	refused, long := false, false
+	const mostWords = 8 // about the codes; a guest could fill a disk with them
+	words := 0
 	for {
 		line, err := lines.ReadSlice('\n')
 		rest := long // of a line that is no number anyway
@@ -171,7 +173,9 @@ func (v *vm) exitPort(conn net.Conn) {
 			v.mu.Lock()
 			v.end.Job, v.end.Chosen = true, &code
 			v.mu.Unlock()
-			v.log.Info("the guest has chosen its exit code", "code", code)
+			if words++; words <= mostWords {
+				v.log.Info("the guest has chosen its exit code", "code", code)
+			}
 		} else if len(line) > 0 && !refused {
 			refused = true
 			v.log.Warn("the guest's exit port takes a number from 0 to 63", "got", fmt.Sprintf("%.64q", line))

@@ -210,12 +210,12 @@ func capabilities(mask string) string {
 	case withNetAdmin:
 		return "default, NET_ADMIN"
 	}
-	if strings.Trim(strings.TrimLeft(mask, "0137"), "f") == "" { // each of the kernel's
-		return "all, of its own user namespace"
-	}
 	bits, err := strconv.ParseUint(mask, 16, 64)
 	if err != nil {
 		return mask
+	}
+	if bits > 1<<32 && bits&(bits+1) == 0 { // each of the kernel's
+		return "all, of its own user namespace"
 	}
 	names := map[int]string{unix.CAP_NET_ADMIN: "NET_ADMIN", unix.CAP_KILL: "KILL", unix.CAP_DAC_OVERRIDE: "DAC_OVERRIDE", unix.CAP_NET_BIND_SERVICE: "NET_BIND_SERVICE"}
 	var all []string
