@@ -105,7 +105,7 @@ func TestImageFromURL(t *testing.T) {
 	if got, err := os.ReadFile(image); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("the image is not what was packed: %v", err)
 	}
-	if args := lines(t, log)[1]; !strings.Contains(args, "filename="+image) {
+	if args := lines(t, log)[1]; !strings.Contains(args, "opaque="+image+" ") { // it is handed over
 		t.Errorf("QEMU was given %s", args)
 	}
 	fetched := s.requests.Load()
