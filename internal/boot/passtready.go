@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -48,10 +49,7 @@ func (f forwarded) Open(ctx context.Context, port uint16) (status.Way, error) {
 		return nil, &os.PathError{Op: "mkfifo", Path: f.pipe, Err: err}
 	}
 	defer os.Remove(f.pipe)
-	if err := os.Chmod(f.pipe, 0o622); err != nil { // QEMU may be another user; only that one gets into the directory
-		return nil, err
-	}
-	pipe, err := os.OpenFile(f.pipe, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a reader that is there keeps QEMU from waiting for one
+	pipe, err := openPipe(f.pipe)
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +65,27 @@ func (f forwarded) Open(ctx context.Context, port uint16) (status.Way, error) {
 		return false // to the end, because QEMU waits for a reader that does not read
 	})
 	return w, nil
+}
+
+// openPipe opens the named pipe that was made at path, and lets QEMU write to it, which may be another user. A reader that is there keeps QEMU from waiting for
+// one. The directory is QEMU's own: what is there by now may be something else, or a link to it.
+func openPipe(path string) (*os.File, error) {
+	pipe, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := pipe.Stat()
+	if err == nil && (info.Mode()&os.ModeNamedPipe == 0 || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid())) {
+		err = &os.PathError{Op: "open", Path: path, Err: errors.New("it is not the pipe that was made there")}
+	}
+	if err == nil {
+		err = pipe.Chmod(0o622) // only QEMU's user gets into the directory
+	}
+	if err != nil {
+		pipe.Close()
+		return nil, err
+	}
+	return pipe, nil
 }
 
 // seen is a way to a guest whose card is looked at.

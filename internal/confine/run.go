@@ -197,9 +197,12 @@ func (c Cell) try(read, write, enter []string) error {
 	} else if err := setCapabilities(c.Keep); err != nil {
 		return err
 	}
-	for mode, files := range map[uint32][]string{unix.R_OK: read, unix.R_OK | unix.W_OK: write, unix.X_OK: enter} {
-		for _, f := range files {
-			if err := unix.Faccessat(unix.AT_FDCWD, f, mode, unix.AT_EACCESS); err != nil {
+	for _, tried := range []struct {
+		files []string
+		mode  uint32
+	}{{read, unix.R_OK}, {write, unix.R_OK | unix.W_OK}, {enter, unix.X_OK}} {
+		for _, f := range tried.files {
+			if err := unix.Faccessat(unix.AT_FDCWD, f, tried.mode, unix.AT_EACCESS); err != nil {
 				return &os.PathError{Op: "access", Path: f, Err: err}
 			}
 		}

@@ -27,8 +27,7 @@ var errNotUnderstood = errors.New("a VNC message that is not understood")
 // message that is not known cannot be passed over, since its length is not, and ends it.
 func lookOn(server io.Writer, client io.Reader) error {
 	r := bufio.NewReader(client)
-	// the version, the security type and ClientInit: 12 + 1 + 1 bytes (7.1 to 7.3.1), with a server that asks for no password
-	if _, err := io.CopyN(server, r, 14); err != nil {
+	if err := greet(server, r); err != nil {
 		return err
 	}
 	for {
@@ -51,6 +50,33 @@ func lookOn(server io.Writer, client io.Reader) error {
 			return err
 		}
 	}
+}
+
+// greet hands on what comes before the messages: the version, the security type and ClientInit, 12 + 1 + 1 bytes (7.1 to 7.3.1), with a server that asks for no
+// password. A client of 3.3, which QEMU takes too, sends no security type: all that follows would be read wrongly. ClientInit always shares the screen,
+// else it would take it from all others.
+func greet(server io.Writer, client io.Reader) error {
+	var b [14]byte
+	if _, err := io.ReadFull(client, b[:12]); err != nil {
+		return err
+	}
+	if version := string(b[:12]); version != "RFB 003.007\n" && version != "RFB 003.008\n" {
+		return errNotUnderstood
+	}
+	if _, err := server.Write(b[:12]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(client, b[12:13]); err != nil {
+		return err
+	}
+	if _, err := server.Write(b[12:13]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(client, b[13:]); err != nil {
+		return err
+	}
+	_, err := server.Write([]byte{1})
+	return err
 }
 
 // clientMessage is how long the rest of a message is, and whether it only looks.

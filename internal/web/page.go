@@ -148,8 +148,17 @@ func (p *page) refuse(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "a wrong token", http.StatusUnauthorized)
 }
 
+// wrongly says whether somebody has tried a token that is not the right one, where those without one are served as well.
+func (p *page) wrongly(r *http.Request) bool {
+	return p.Token != "" && r.Header.Get("Authorization") != "" && !p.mayChange(r)
+}
+
 // describe says what the page may offer.
 func (p *page) describe(w http.ResponseWriter, r *http.Request) {
+	if p.wrongly(r) {
+		p.refuse(w, r)
+		return
+	}
 	writeJSON(w, map[string]bool{
 		"locked": p.Token == "", "allowed": p.mayChange(r),
 		"console": p.Console != nil, "screen": p.Screen != nil,

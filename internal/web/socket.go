@@ -18,6 +18,10 @@ const socketWrite = 30 * time.Second
 // shows another site's page.
 func (p *page) socket(ctx context.Context, talk func(ctx context.Context, c *websocket.Conn, mayChange bool)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if p.wrongly(r) {
+			p.refuse(w, r)
+			return
+		}
 		select {
 		case p.seats <- struct{}{}:
 		default:

@@ -240,6 +240,11 @@ func TestToken(t *testing.T) {
 	if code := press(http.DefaultClient, "Authorization", "Bearer wrong"); code != 401 {
 		t.Errorf("with a wrong token: %d", code)
 	}
+	for _, path := range []string{"/session", "/console", "/screen"} { // which serve those without one as well
+		if code, _, _ := ask(t, http.DefaultClient, "GET", s.url+path, "", "Authorization", "Bearer wrong"); code != 401 {
+			t.Errorf("%s with a wrong token: %d", path, code)
+		}
+	}
 	if code, _, _ := ask(t, person, "POST", s.url+"/session", `{"token":"wrong"}`); code != 401 {
 		t.Errorf("logged in with a wrong token: %d", code)
 	}
@@ -380,9 +385,26 @@ func clientMessages() []byte {
 	return append(b, append([]byte{framebufferUpdateRequest}, make([]byte, 9)...)...)
 }
 
+// TestLookOnGreeting: a client of the protocol's version 3.3, whose messages begin a byte earlier, is not understood; one that wants the screen for itself shares it.
+func TestLookOnGreeting(t *testing.T) {
+	for sent, want := range map[string]string{
+		"RFB 003.003\n\x01\x04": "", // a key
+		"RFB 003.005\n\x01\x04": "",
+		"RFB 003.007\n\x01\x00": "RFB 003.007\n\x01\x01",
+		"RFB 003.008\n\x01\x00": "RFB 003.008\n\x01\x01",
+	} {
+		var server bytes.Buffer
+		lookOn(&server, strings.NewReader(sent))
+		if got := server.String(); got != want {
+			t.Errorf("of %q comes through %q", sent, got)
+		}
+	}
+}
+
 // FuzzLookOn: whatever a client sends, no key and no pointer comes through, and it ends.
 func FuzzLookOn(f *testing.F) {
 	f.Add(clientMessages())
+	f.Add([]byte("RFB 003.003\n\x01\x04\x03"))
 	f.Add([]byte(greeting + "\x06\x00\x00\x00\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		var server bytes.Buffer
