@@ -4,7 +4,6 @@ package boot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -200,7 +199,7 @@ type qemuAnswer struct {
 	err      error
 }
 
-// records is where the container image has, for each QEMU in it, a [qemu.Record]: asking takes as long as QEMU's own start.
+// records is where the container image has, for each QEMU in it, what [qemu.WriteRecord] has written: asking takes as long as QEMU's own start.
 const records = "/usr/share/vmentry"
 
 // askQEMU finds the QEMU for guests of arch and asks it what it can do, unless that is recorded. The channel is closed when nothing of
@@ -238,16 +237,8 @@ func Record(ctx context.Context, dir string) ([]string, error) {
 		if err != nil {
 			continue
 		}
-		r, err := qemu.NewRecord(ctx, path, os.Environ())
-		if err != nil {
-			return files, err
-		}
-		text, err := json.Marshal(r)
-		if err != nil {
-			return files, err
-		}
 		file := filepath.Join(dir, name+".json")
-		if err := os.WriteFile(file, text, 0o644); err != nil {
+		if err := qemu.WriteRecord(ctx, file, path, os.Environ()); err != nil {
 			return files, err
 		}
 		files = append(files, file)

@@ -10,30 +10,37 @@ import (
 	"os"
 )
 
-// Record is what a QEMU said that it can do, kept with the binary so that it has not to be asked at each start.
-type Record struct {
+// record is what a QEMU said that it can do, kept with the binary so that it has not to be asked at each start.
+type record struct {
 	BuildID      string // the binary's GNU build ID (ld(1), --build-id), in hexadecimal
 	Capabilities Capabilities
 }
 
-// NewRecord asks the QEMU at path.
-func NewRecord(ctx context.Context, path string, environ []string) (Record, error) {
+// WriteRecord asks the QEMU at path, and writes what it says to file, for [ReadRecord].
+func WriteRecord(ctx context.Context, file, path string, environ []string) error {
 	id, err := buildID(path)
 	if err != nil {
-		return Record{}, err
+		return err
 	}
 	can, err := Probe(ctx, path, environ)
-	return Record{id, can}, err
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(record{id, can})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, text, 0o644)
 }
 
-// ReadRecord reads a file that holds the JSON of a [Record]. ok is false if there is none, or it is of another binary than the one at path. Modules of QEMU's that were
+// ReadRecord reads what [WriteRecord] has written. ok is false if there is none, or it is of another binary than the one at path. Modules of QEMU's that were
 // added or removed since are not seen: what the record does not have, QEMU has to be asked for.
 func ReadRecord(file, path string) (can Capabilities, ok bool) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return Capabilities{}, false
 	}
-	var r Record
+	var r record
 	if err := json.Unmarshal(text, &r); err != nil || r.BuildID == "" {
 		return Capabilities{}, false
 	}

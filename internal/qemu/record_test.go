@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,22 +15,10 @@ func TestRealQEMURecord(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: `make test` installs it", err)
 	}
-	r, err := NewRecord(t.Context(), path, os.Environ())
-	if err != nil {
+	file := filepath.Join(t.TempDir(), "record.json")
+	if err := WriteRecord(t.Context(), file, path, os.Environ()); err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "record.json")
-	write := func(r Record) {
-		t.Helper()
-		text, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(r)
 	can, ok := ReadRecord(file, path)
 	if asked, err := Probe(t.Context(), path, os.Environ()); !ok || err != nil || !cmp.Equal(can, asked) {
 		t.Errorf("read: %v, asked: %v\n%s", ok, err, cmp.Diff(asked, can))

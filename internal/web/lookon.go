@@ -56,23 +56,20 @@ func lookOn(server io.Writer, client io.Reader) error {
 // password. A client of 3.3, which QEMU takes too, sends no security type: all that follows would be read wrongly. ClientInit always shares the screen,
 // else it would take it from all others.
 func greet(server io.Writer, client io.Reader) error {
-	var b [14]byte
-	if _, err := io.ReadFull(client, b[:12]); err != nil {
+	version := make([]byte, 12)
+	if _, err := io.ReadFull(client, version); err != nil {
 		return err
 	}
-	if version := string(b[:12]); version != "RFB 003.007\n" && version != "RFB 003.008\n" {
+	if v := string(version); v != "RFB 003.007\n" && v != "RFB 003.008\n" {
 		return errNotUnderstood
 	}
-	if _, err := server.Write(b[:12]); err != nil {
+	if _, err := server.Write(version); err != nil {
 		return err
 	}
-	if _, err := io.ReadFull(client, b[12:13]); err != nil {
+	if _, err := io.CopyN(server, client, 1); err != nil {
 		return err
 	}
-	if _, err := server.Write(b[12:13]); err != nil {
-		return err
-	}
-	if _, err := io.ReadFull(client, b[13:]); err != nil {
+	if _, err := io.CopyN(io.Discard, client, 1); err != nil {
 		return err
 	}
 	_, err := server.Write([]byte{1})

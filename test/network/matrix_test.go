@@ -17,16 +17,7 @@ import (
 	"github.com/vmentry/vmentry/test/pod"
 )
 
-var (
-	table  = flag.String("table", "", "write the matrix to this file")
-	update = flag.Bool("update", false, "write the matrix of docs/networking.md anew")
-)
-
-const (
-	documentPath = "../../docs/networking.md"
-	tableBegin   = "<!-- matrix: begin -->\n"
-	tableEnd     = "<!-- matrix: end -->\n"
-)
+var table = flag.String("table", "", "write the matrix to this file")
 
 // The matrix's columns, in the order in which they are proved.
 const (
@@ -430,23 +421,7 @@ func publish(t *testing.T, rows map[mode]map[string]*row) {
 	if !whole {
 		return
 	}
-	document, err := os.ReadFile(documentPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, foundBegin := strings.Cut(string(document), tableBegin)
-	old, after, foundEnd := strings.Cut(rest, tableEnd)
-	if !foundBegin || !foundEnd {
-		t.Fatalf("%s has not the lines %q and %q", documentPath, tableBegin, tableEnd)
-	}
-	want := "\n" + text.String()
-	if *update {
-		if err := os.WriteFile(documentPath, []byte(before+tableBegin+want+tableEnd+after), 0o644); err != nil {
-			t.Error(err)
-		}
-	} else if changed := diff.Diff(want, old); changed != "" {
-		t.Errorf("%s is not what the test has found; run: go test ./test/network -run TestMatrix -update\n(-test +document)\n%s", documentPath, changed)
-	}
+	documented(t, "../../docs/networking.md", "matrix", "\n"+text.String())
 }
 
 // markdown is the table, in the order of the shapes.

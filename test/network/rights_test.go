@@ -13,8 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	diff "github.com/google/go-cmp/cmp"
-
 	"github.com/vmentry/vmentry/test/pod"
 )
 
@@ -35,12 +33,6 @@ var containers = []rightsOf{
 	{"none, root", pod.Container{Capabilities: pod.None}, []mode{user, passt}},
 	{"none, arbitrary user", pod.Container{Capabilities: pod.None, User: arbitrary}, []mode{user, passt}},
 }
-
-const (
-	securityPath = "../../docs/security.md"
-	rightsBegin  = "<!-- rights: begin -->\n"
-	rightsEnd    = "<!-- rights: end -->\n"
-)
 
 // TestRights reads from /proc what every process of a container may do, before QEMU starts and while it runs, and holds the table of
 // docs/security.md against it.
@@ -65,23 +57,7 @@ func TestRights(t *testing.T) {
 	if t.Failed() || starts < 3*2+2*2 { // some of it was not run
 		return
 	}
-	document, err := os.ReadFile(securityPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, foundBegin := strings.Cut(string(document), rightsBegin)
-	old, after, foundEnd := strings.Cut(rest, rightsEnd)
-	if !foundBegin || !foundEnd {
-		t.Fatalf("%s has not the lines %q and %q", securityPath, rightsBegin, rightsEnd)
-	}
-	want := "\n" + table.String() + "\n"
-	if *update {
-		if err := os.WriteFile(securityPath, []byte(before+rightsBegin+want+rightsEnd+after), 0o644); err != nil {
-			t.Error(err)
-		}
-	} else if changed := diff.Diff(want, old); changed != "" {
-		t.Errorf("%s is not what the test has found; run: go test ./test/network -run TestRights -update\n(-test +document)\n%s", securityPath, changed)
-	}
+	documented(t, "../../docs/security.md", "rights", "\n"+table.String()+"\n")
 }
 
 // watchRights starts a VM, and returns the table's rows from the process on.

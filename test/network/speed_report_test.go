@@ -54,13 +54,18 @@ func medians(all []figures) figures {
 		for i := range all {
 			column[i] = all[i][j]
 		}
-		slices.Sort(column)
-		middle := len(column) / 2
-		if f[j] = column[middle]; len(column)%2 == 0 {
-			f[j] = (column[middle-1] + column[middle]) / 2
-		}
+		f[j] = median(column)
 	}
 	return f
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	middle := len(values) / 2
+	if len(values)%2 == 0 {
+		return (values[middle-1] + values[middle]) / 2
+	}
+	return values[middle]
 }
 
 // report is the table of a run.

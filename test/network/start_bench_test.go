@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -96,7 +95,7 @@ func BenchmarkStart(b *testing.B) {
 
 // started is a container that is started, and what outlives it.
 type started struct {
-	pod  *pod.Pod
+	*container
 	dir  string
 	env  []string
 	base string
@@ -104,18 +103,11 @@ type started struct {
 
 func newStarted(b *testing.B, img string, m mode) *started {
 	b.Helper()
-	dir, err := os.MkdirTemp("", "vm-") // short, because the path of a Unix socket must be
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { // QEMU may have a user of its own
-		b.Fatal(err)
-	}
-	s := &started{pod: pod.New(b, pod.Named(b, speedShape)), dir: dir, base: img}
-	s.env = []string{"PATH=" + binaries.FakeQEMU + ":" + os.Getenv("PATH"), "HOME=/", "FAKE_QEMU=poweroff=0s", "FAKE_QEMU_LOG=" + filepath.Join(dir, "log"), "VM_ARGS=-D " + filepath.Join(dir, "log"),
-		"VM_NETWORK=" + string(m), "VM_IMAGE=" + img, "VM_READY=none", "VM_DATA_DIR=" + filepath.Join(dir, "data"), "VM_RUN_DIR=" + filepath.Join(dir, "run")}
-	return s
+	c := newContainer(b, pod.New(b, pod.Named(b, speedShape)), m, "")
+	dir := filepath.Dir(c.data)
+	return &started{container: c, dir: dir, base: img, env: append([]string{
+		"PATH=" + binaries.FakeQEMU + ":" + os.Getenv("PATH"), "HOME=/", "FAKE_QEMU=poweroff=0s", "FAKE_QEMU_LOG=" + filepath.Join(dir, "log"), "VM_ARGS=-D " + filepath.Join(dir, "log"),
+		"VM_IMAGE=" + img, "VM_READY=none", "VM_DATA_DIR=" + c.data, "VM_RUN_DIR=" + c.run}, c.settings...)}
 }
 
 // untilQEMU starts the container and returns how many milliseconds it took until QEMU ran. The clock starts in the container, whose making is no part of it.
@@ -151,9 +143,4 @@ func number(b *testing.B, file, prefix string) int64 {
 		b.Fatal(err)
 	}
 	return n
-}
-
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
 }
