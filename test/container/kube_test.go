@@ -61,6 +61,8 @@ func play(t *testing.T, example, name string) *played {
 		"secret: {secretName: "+name+"}", "configMap: {name: "+own+"-key}",
 		"image: vmentry/debian:latest", "image: "+image,
 		"value: 4G}", "value: 1G}", // two at a time on a small machine
+		"name: data\n", "name: "+own+"-data\n", "name: data ", "name: "+own+"-data ", "{name: data,", "{name: "+own+"-data,", // podman 4.3 gives pods the same emptyDir, if it has the same name
+		"name: run ", "name: "+own+"-run ", "{name: run,", "{name: "+own+"-run,",
 	).Replace(string(text)) + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + own + "-key}\ndata: {keys: '" + p.key.Line + "'}\n"
 	if err := os.WriteFile(p.file, []byte(yaml), 0o644); err != nil {
 		t.Fatal(err)

@@ -31,7 +31,8 @@ func (r *repo) engine() string {
 	if err := exec.Command(found, "tag", "vmentry:latest", base).Run(); err != nil {
 		r.t.Fatal("there is no image vmentry:latest: `make image` builds it")
 	}
-	r.env = append(r.env, "ENGINE="+found, "BASE="+base, "PREFIX="+r.prefix())
+	// Podman without layers between: with an image it removes those layers, which a build that goes on at the same time may have found there.
+	r.env = append(r.env, "ENGINE="+found, "BASE="+base, "PREFIX="+r.prefix(), "BUILDAH_LAYERS=false")
 	r.t.Cleanup(func() {
 		for _, name := range vendors {
 			exec.Command(found, "rmi", "-f", r.prefix()+"/"+name).Run()
