@@ -14,7 +14,7 @@ SCRIPTS := .ci/run release/build release/check release/image test/all test/vulnc
 	$(addprefix images/debian/root/usr/lib/dracut/modules.d/90ignition-boot/,module-setup.sh ignition-network ignition-failed setfiles)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-arm64 release release-check release-image web guest tinyguest signedcd passt virtiofsd image image-multiarch images update-images run stop test test-manifests test-release test-container test-images e2e-k8s e2e-nested bench bench-start bench-network bench-disk bench-overhead bench-size fault fuzz race lint lint-go lint-imports lint-vulns lint-sh clean
+.PHONY: help build build-arm64 release release-check release-image web guest tinyguest signedcd passt virtiofsd image image-multiarch images update-images run stop test test-manifests test-release test-container test-images e2e-k8s e2e-nested bench bench-start bench-boot bench-network bench-disk bench-overhead bench-size fault fuzz race lint lint-go lint-imports lint-vulns lint-sh clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -100,7 +100,7 @@ e2e-nested: image image-kubernetes-node ## Kubernetes in VMs on a cluster, as e2
 	bash -c '. images/lib.sh; need_packages openssl'
 	go test -count=1 -timeout 6h -v -run '^TestNested' ./test/k8s
 
-bench: bench-start bench-network bench-disk bench-overhead ## all that is measured, as ratios to something run beside it (root; an hour on a machine that does nothing else)
+bench: bench-start bench-boot bench-network bench-disk bench-overhead ## all that is measured, as ratios to something run beside it (root; an hour on a machine that does nothing else)
 
 bench-start: ## how long it takes until QEMU runs, as a ratio to the least that could be done and to a shell script; vmentry's own start (root)
 	bash -c '. images/lib.sh; need_packages qemu-utils iproute2 nftables containernetworking-plugins dnsmasq-base'
@@ -117,6 +117,10 @@ bench-disk: tinyguest ## what each kind of disk costs, as a ratio to a raw file 
 	bash -c '. images/lib.sh; need_packages qemu-system-x86 qemu-utils'
 	test/fio/cached.sh >/dev/null
 	go test -run '^$$' -bench Disk -benchtime $(ROUNDS)x -timeout 90m ./test
+
+bench-boot: tinyguest ## how long a guest boots in the machine that vmentry gives it, and in others; ROUNDS=5 (root)
+	bash -c '. images/lib.sh; need_packages qemu-system-x86 ovmf'
+	go test -run '^$$' -bench Boot -benchtime $(ROUNDS)x -timeout 60m ./test
 
 bench-overhead: tinyguest passt virtiofsd ## what a VM costs beside its guest: memory and idle CPU time of each process, and a probe (root)
 	bash -c '. images/lib.sh; need_packages qemu-system-x86 qemu-utils'

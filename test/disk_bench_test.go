@@ -71,7 +71,7 @@ func BenchmarkDisk(b *testing.B) {
 	bare, machine := newBareDisk(b)
 	report := diskReport{machine: machine}
 	for _, d := range measuredDisks {
-		b.Run(strings.ReplaceAll(d.name, " ", ""), func(b *testing.B) {
+		b.Run(strings.NewReplacer(" ", "", ",", "-").Replace(d.name), func(b *testing.B) {
 			settings := diskGuest(b, d.settings(b)...)
 			data, run := dirs(b)
 			through := benchDisk{startTyping(b, data, run, settings), d.serial}
@@ -253,13 +253,7 @@ func columnMedians(rows [][]float64) []float64 {
 		for i := range rows {
 			column[i] = rows[i][j]
 		}
-		slices.Sort(column)
-		middle := len(column) / 2
-		median := column[middle]
-		if len(column)%2 == 0 {
-			median = (column[middle-1] + median) / 2
-		}
-		medians = append(medians, median)
+		medians = append(medians, median(column))
 	}
 	return medians
 }

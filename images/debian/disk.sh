@@ -67,7 +67,7 @@ grub_cfg() {
 		if [ -f /boot/grub/custom.cfg ]; then source /boot/grub/custom.cfg; fi
 
 		# lsm: Debian's list without bpf. With it, systemd loads a BPF program at every boot: 1.7 s without KVM.
-		set args="root=UUID=$root_uuid ro console=tty0 console=ttyS0,115200n8 quiet systemd.show_status=yes lsm=landlock,lockdown,yama,integrity,apparmor ignition.platform.id=qemu \$extra"
+		set args="root=UUID=$root_uuid ro console=tty0 console=ttyS0,115200n8 quiet panic=10 systemd.show_status=yes lsm=landlock,lockdown,yama,integrity,apparmor ignition.platform.id=qemu \$extra"
 		if [ -f (\$esp)/ignition.firstboot ]; then
 		  # The file system is as it was made: nothing to check yet.
 		  linux /vmlinuz \$args ignition.firstboot=1 fsck.mode=skip
