@@ -99,7 +99,7 @@ flannel() {
 	local dir
 	mkdir "$scratch/flannel"
 	printf 'module flannel\n\ngo 1.24\n\nrequire github.com/flannel-io/flannel %s\n' "$FLANNEL" >"$scratch/flannel/go.mod"
-	dir=$(go list -C "$scratch/flannel" -mod=mod -m -f '{{.Dir}}' github.com/flannel-io/flannel)
+	dir=$(go mod download -json "github.com/flannel-io/flannel@$FLANNEL" | sed -n 's/.*"Dir": "\(.*\)",/\1/p')
 	sed '/backend\/\(alivpc\|tencentvpc\|udp\)"/d' "$dir/main.go" >"$scratch/flannel/main.go"
 	go build -C "$scratch/flannel" -mod=mod -trimpath -ldflags "-s -w -X github.com/flannel-io/flannel/pkg/version.Version=$FLANNEL" -o "$out/flannel" .
 }
