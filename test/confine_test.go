@@ -46,15 +46,18 @@ func TestQEMUImgIsShutIn(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, "qemu-img"), filepath.Join(bin, "qemu-img")); err != nil {
 		t.Fatal(err)
 	}
+	pretended, raw := pretend("poweroff=10ms"), "VM_IMAGE="+image(t, "raw")
 	for name, settings := range map[string][]string{
-		"a new overlay": {"VM_IMAGE=" + image(t, "raw")},
-		"a copy":        {"VM_IMAGE=" + image(t, "qcow2"), "VM_DISK_MODE=copy"},
-		"a conversion":  {"VM_IMAGE=" + image(t, "vmdk")},
-		"a made disk":   {"VM_IMAGE=none", "VM_KERNEL=" + program, "VM_DISKS=more=1M"},
+		"a copy":           {"VM_IMAGE=" + image(t, "qcow2"), "VM_DISK_MODE=copy"},
+		"a conversion":     {"VM_IMAGE=" + image(t, "vmdk")},
+		"a larger overlay": {raw, "VM_DISK_SIZE=64G"},
+		"a larger disk":    {raw, "VM_DISKS=more=2M"},
 	} {
-		settings = append(pretend("poweroff=10ms"), settings...)
-		settings[0] = strings.Replace(settings[0], "PATH=", "PATH="+bin+":", 1)
-		m := start(t, settings)
+		data, run := dirs(t)
+		if strings.Contains(name, "larger") {
+			startIn(t, data, run, append(pretended, raw, "VM_DISKS=more=1M")).wants(0)
+		}
+		m := startIn(t, data, run, append(append(pretended, settings...), strings.Replace(pretended[0], "PATH=", "PATH="+bin+":", 1)))
 		m.wants(74, "cat: "+stolen+": Permission denied")
 		if strings.Contains(m.stderr.String(), "hunter2") || exists(beside) {
 			t.Errorf("%s: qemu-img was not shut in", name)

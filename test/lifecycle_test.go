@@ -164,7 +164,7 @@ func TestStopBeforeTheGuestRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	img := image(t, "qcow2")
-	m := start(t, append(pretend(""), "PATH="+tools+":"+binaries.FakeQEMU+":"+os.Getenv("PATH"), "VM_IMAGE="+img))
+	m := start(t, append(pretend(""), "PATH="+tools+":"+binaries.FakeQEMU+":"+os.Getenv("PATH"), "VM_IMAGE="+img, "VM_DISK_MODE=copy"))
 	for give := time.Now().Add(transcript.Patience); len(processesOf(tools)) == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(give) {
 			t.Fatal("qemu-img was not started")
@@ -177,11 +177,11 @@ func TestStopBeforeTheGuestRuns(t *testing.T) {
 	}
 	for _, f := range contents(t, m.data) {
 		if strings.HasSuffix(f, ".qcow2") {
-			t.Errorf("half an overlay was left: %s", f)
+			t.Errorf("half a disk was left: %s", f)
 		}
 	}
 	// and the next start is none the worse for it
-	m = startIn(t, m.data, m.run, append(pretend("poweroff=10ms"), "VM_IMAGE="+img))
+	m = startIn(t, m.data, m.run, append(pretend("poweroff=10ms"), "VM_IMAGE="+img, "VM_DISK_MODE=copy"))
 	m.wants(0)
 }
 

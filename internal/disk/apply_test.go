@@ -335,6 +335,7 @@ func TestBaseChangedBetweenPlanAndApply(t *testing.T) {
 // TestStopDuringPreparation ends the context while qemu-img runs.
 func TestStopDuringPreparation(t *testing.T) {
 	f := newFixture(t)
+	f.in.Mode = ModeCopy
 	dir := t.TempDir()
 	f.in.QEMUImg = write(t, filepath.Join(dir, "slow"), []byte("#!/bin/sh\ntouch "+dir+"/started\nexec sleep 60\n"))
 	if err := os.Chmod(f.in.QEMUImg, 0o755); err != nil {
@@ -362,16 +363,19 @@ func TestStopDuringPreparation(t *testing.T) {
 
 func TestHelperFails(t *testing.T) {
 	f := newFixture(t)
+	f.in.Mode = ModeCopy
 	f.in.QEMUImg = write(t, filepath.Join(t.TempDir(), "bad"), []byte("#!/bin/sh\necho 'qemu-img: the disk is' >&2; echo on fire >&2; exit 1\n"))
 	if err := os.Chmod(f.in.QEMUImg, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	_, err := applyInput(t.Context(), f.in, func(string) {})
-	checkError(t, err, KindIO, "overlay.qcow2: qemu-img: the disk is on fire")
+	checkError(t, err, KindIO, "copy.qcow2: qemu-img: the disk is on fire")
 	checkNames(t, f.in.DataDir, "lock")
 	f.in.QEMUImg = "/nowhere/qemu-img"
 	_, err = planOf(f.in)
 	checkError(t, err, KindMissing, `no program "/nowhere/qemu-img"`)
+	f.in.Mode = ModeOverlay
+	f.apply(t) // which needs none
 }
 
 func checkNames(t *testing.T, dir string, want ...string) {
@@ -594,7 +598,7 @@ func childSmallTmpfs() {
 	must(os.MkdirAll(in.DataDir, 0o755))
 	must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	must(unix.Mount("tmpfs", in.DataDir, "tmpfs", 0, "size=1m"))
-	fill := map[string]int{"full": 256, "nearly": 256 - 20}[os.Getenv("HOW")]
+	fill := map[string]int{"full": 256, "nearly": 256 - 3}[os.Getenv("HOW")]
 	f, err := os.Create(filepath.Join(in.DataDir, "filler"))
 	must(err)
 	_, err = f.Write(make([]byte, fill*4096))
@@ -614,7 +618,7 @@ func childSmallTmpfs() {
 func TestVolumeThatCannotBeWritten(t *testing.T) {
 	for how, want := range map[string][]string{
 		"full":      {"cannot lock the data directory", "no space left on device; free space on that volume"},
-		"nearly":    {"cannot make the guest's disk", "No space left on device; free space on that volume"},
+		"nearly":    {"cannot make the guest's disk", "no space left on device; free space on that volume"},
 		"copy":      {"cannot copy ", "it needs 3.3 MiB and ", " bytes left; free space on that volume"},
 		"read-only": {"cannot lock the data directory", "read-only file system; mount a writable volume"},
 	} {

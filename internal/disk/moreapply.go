@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -60,7 +59,7 @@ func (a moreApplier) do(ctx context.Context, p MorePlan, f MoreFacts, s MoreStep
 	case ActionCheck:
 		return check(p.Disks[s.Disk].dirty)
 	case ActionCreate:
-		return a.create(ctx, p, p.Disks[s.Disk], lock)
+		return a.create(p, p.Disks[s.Disk])
 	case ActionGrow:
 		err := changing(f.Unclean, lock, func() error { return a.grow(ctx, p, p.Disks[s.Disk], lock) })
 		if err == nil && p.checks(s.Disk) { // see [applier.do]
@@ -85,41 +84,22 @@ func (p MorePlan) directory() (string, error) {
 	return dir, syncPath(p.Input.DataDir)
 }
 
-// create makes the disk under another name, and gives it its own when it is on disk.
-func (a moreApplier) create(ctx context.Context, p MorePlan, d MoreDisk, lock *Lock) (err error) {
+// create makes a disk.
+func (a moreApplier) create(p MorePlan, d MoreDisk) error {
 	op := "make the disk " + d.Path
-	dir, err := p.directory()
-	if err != nil {
+	if _, err := p.directory(); err != nil {
 		return ioError(op, err)
 	}
 	a.step("directory made")
-	f, err := os.CreateTemp(dir, temporaryPattern(filepath.Base(d.Path)))
+	err := writeFileAtomic(d.Path, 0o600, func(f *os.File) error {
+		err := newQCOW2{size: d.Size}.write(f)
+		a.step("disk written")
+		return err
+	})
 	if err != nil {
 		return ioError(op, err)
 	}
-	f.Close()
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	a.step("temporary made")
-	if err := p.Input.qemuImg().run(ctx, lock, reach{write: []string{f.Name()}}, nil, d.createArgs(f.Name())); err != nil {
-		return stoppedOr(ctx, op, err)
-	}
-	a.step("disk created")
-	if err := errors.Join(os.Chmod(f.Name(), 0o600), syncPath(f.Name())); err != nil {
-		return ioError(op, err)
-	}
-	a.step("disk synced")
-	if err := os.Rename(f.Name(), d.Path); err != nil {
-		return ioError(op, err)
-	}
 	a.step("disk renamed")
-	if err := syncPath(dir); err != nil {
-		return ioError(op, err)
-	}
-	a.step("directory synced")
 	return nil
 }
 

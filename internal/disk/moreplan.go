@@ -149,7 +149,7 @@ func (p *MorePlan) planMade(disk *MoreDisk, d More, found foundDisk) *Error {
 	return nil
 }
 
-// createArgs are the arguments of qemu-img that make the disk at path; the options are those of the main disk's overlay.
+// createArgs are the arguments of a qemu-img that makes at path what create does.
 //
 // It is qcow2 and not raw: it takes only the space that the guest has written on every file system, also on those without holes; snapshots
 // can be taken of it as of the main disk; its first bytes are never the guest's, so that no program can be led by them to other files. The

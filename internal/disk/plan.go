@@ -310,10 +310,13 @@ func (p *Plan) planSameBase(o *GuestDisk) (same bool, err error) {
 	return true, nil
 }
 
-// createArgs are the arguments of qemu-img that make the overlay at path. Nothing is left to qemu-img to guess: not the
-// backing format (a raw disk may begin with a qcow2 header that its guest wrote), and not the size. Of the options,
-// lazy_refcounts stays off, since it buys little speed with a repair after every kill, and extended_l2 is not used, since QEMU
-// before 5.2 and many backup programs cannot read it.
+// overlay is the new overlay. Nothing is left to its reader to guess: not the backing format (a raw disk may begin with a qcow2 header that its
+// guest wrote), and not the size.
+func (p *Plan) overlay() newQCOW2 {
+	return newQCOW2{size: p.Size, backing: p.Base.Path, format: p.Base.Identity.Format}
+}
+
+// createArgs are the arguments of a qemu-img that makes the same at path.
 func (p *Plan) createArgs(path string) []string {
 	return []string{"create", "-q", "-f", "qcow2", "-o", "compat=1.1,lazy_refcounts=off",
 		"-b", p.Base.Path, "-F", string(p.Base.Identity.Format), path, fmt.Sprint(p.Size)}
@@ -349,13 +352,13 @@ func (p *Plan) growStep(from int64) Step {
 	}
 }
 
-// helperActions are those that qemu-img does.
-var helperActions = []Action{ActionCheck, ActionCreate, ActionCopy, ActionRenew, ActionMerge, ActionRebase, ActionGrow}
+// helperActions are those that qemu-img does. An overlay is made without it.
+var helperActions = []Action{ActionCheck, ActionCopy, ActionMerge, ActionRebase, ActionGrow}
 
 // needQEMUImg refuses a plan that needs a program which is not there.
 func (p *Plan) needQEMUImg(path string) error {
 	needs := slices.ContainsFunc(p.Steps, func(s Step) bool {
-		return slices.Contains(helperActions, s.Action)
+		return slices.Contains(helperActions, s.Action) || s.Action == ActionRenew && p.Mode == ModeCopy
 	})
 	if !needs || path != "" {
 		p.Input.QEMUImg = path

@@ -133,7 +133,11 @@ func (a applier) fill(ctx context.Context, p Plan, lock *Lock, file string) erro
 	if p.Mode == ModeCopy {
 		return a.copy(ctx, p, lock, file)
 	}
-	return p.Input.qemuImg().run(ctx, lock, reach{p.below(), []string{filepath.Dir(file)}}, nil, p.createArgs(file))
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.overlay().write(f), f.Close())
 }
 
 // finish gives back their names to what a start that was cut off was about to rename.
