@@ -87,18 +87,21 @@ func Run(signals *supervise.Signals, began time.Time, streams Streams, build Bui
 			return supervise.End{}, err
 		}
 		keep := slices.Concat([]*os.File{run}, held.files(), locked)
-		if err := held.running(true); err != nil {
+		if err := held.begins(); err != nil {
 			return supervise.End{}, err
 		}
 		if !cfg.Supervise {
+			if err := held.settle(); err != nil {
+				return supervise.End{}, err
+			}
 			milestones.Reach(status.NetworkReady, "mode", string(plan.Network.Mode))
 			handOver()
 			logged.Flush(drainOutput)
 			return supervise.End{}, plan.replace(ctx, signals, keep)
 		}
-		end, err := plan.run(ctx, handOver, signals, streams, held.data, keep, front, log, milestones)
+		end, err := plan.run(ctx, handOver, signals, streams, &held, keep, front, log, milestones)
 		if err == nil && end.Closed() {
-			if err := held.running(false); err != nil {
+			if err := held.ended(); err != nil {
 				log.Warn("the next start will check the disk", "error", err)
 			}
 		}
@@ -192,6 +195,9 @@ func (p Plan) apply(ctx context.Context, held *locks, log *slog.Logger, mileston
 	if err := p.applyDisk(ctx, held.data, log); err != nil {
 		return stopped(ctx, err)
 	}
+	if held.data != nil {
+		held.meanwhile(func() error { return rememberIdentity(p.Config.DataDir, p.Identity) })
+	}
 	if err := p.prepareTPM(); err != nil {
 		return err
 	}
@@ -269,7 +275,7 @@ func (p Plan) clearRunDir() {
 
 // run starts the VM and stays with it. QEMU inherits the files of keep, so that what they lock stays locked for as long as
 // it lives.
-func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signals, streams Streams, lock *disk.Lock, keep []*os.File, front *front, log *slog.Logger, milestones *status.Milestones) (supervise.End, error) {
+func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signals, streams Streams, held *locks, keep []*os.File, front *front, log *slog.Logger, milestones *status.Milestones) (supervise.End, error) {
 	relays, err := p.bindRelays()
 	if err != nil {
 		return supervise.End{}, err
@@ -289,7 +295,7 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 	}
 	front.vm.Is(p.about(front.build))
 	reaper := supervise.NewReaper()
-	helpers, err := p.startHelpers(ctx, reaper, lock, log)
+	helpers, err := p.startHelpers(ctx, reaper, held.data, log)
 	if err != nil {
 		return supervise.End{}, err
 	}
@@ -317,7 +323,7 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 		return supervise.End{}, err
 	}
 	defer answered()
-	kept, err := keeper{v, lock, monitor}.serve(asking)
+	kept, err := keeper{v, held.data, monitor}.serve(asking)
 	if err != nil {
 		silent()
 		v.abandon()
@@ -325,7 +331,11 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 	}
 	defer kept()
 	defer silent()
-	if err := v.letGo(monitor); err != nil {
+	err = held.settle()
+	if err == nil {
+		err = v.letGo(monitor)
+	}
+	if err != nil {
 		v.abandon()
 		return supervise.End{}, err
 	}

@@ -46,6 +46,9 @@ func (p *Plan) planDisk(cfg config.Config, arch string) error {
 		}
 		p.flash = flash
 		in.NVRAMTemplate, in.NVRAMSize = flash.vars, chips[arch]
+		if facts.Base != nil {
+			in.Known = facts.Base.Identity
+		}
 		if facts, err = disk.Inspect(in); err != nil {
 			return diskFailure(err)
 		}
@@ -111,6 +114,24 @@ func (p Plan) needsData() bool {
 type locks struct {
 	data   *disk.Lock // nil where nothing of the VM outlives a restart
 	images []*disk.ImageLock
+	writes []<-chan error // see meanwhile
+}
+
+// meanwhile does what has to be done before the guest runs, and not before QEMU does: to bring a line to disk can take as long as QEMU's start.
+func (l *locks) meanwhile(do func() error) {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	l.writes = append(l.writes, done)
+}
+
+// settle waits until all of that is done.
+func (l *locks) settle() error {
+	var failed error
+	for _, done := range l.writes {
+		failed = errors.Join(failed, <-done)
+	}
+	l.writes = nil
+	return failed
 }
 
 // files are to be inherited by QEMU.
@@ -125,7 +146,8 @@ func (l locks) files() []*os.File {
 	return files
 }
 
-func (l locks) close() {
+func (l *locks) close() {
+	_ = l.settle() // what is locked must not be written any more
 	for _, image := range l.images {
 		image.Close()
 	}
@@ -134,12 +156,24 @@ func (l locks) close() {
 	}
 }
 
-// running notes that a QEMU is about to write to the disks, or that it has ended well.
-func (l locks) running(yes bool) error {
+// begins notes that a QEMU is about to write to the disks. The note is on disk when all has settled.
+func (l *locks) begins() error {
 	if l.data == nil {
 		return nil
 	}
-	return diskFailure(l.data.SetRunning(yes))
+	if err := l.data.NoteRunning(true); err != nil {
+		return diskFailure(err)
+	}
+	l.meanwhile(func() error { return diskFailure(l.data.Sync()) })
+	return nil
+}
+
+// ended notes that the QEMU has ended well.
+func (l *locks) ended() error {
+	if l.data == nil {
+		return nil
+	}
+	return diskFailure(l.data.SetRunning(false))
 }
 
 // lockData locks the data directory.
@@ -183,9 +217,6 @@ func (p Plan) applyDisk(ctx context.Context, lock *disk.Lock, log *slog.Logger) 
 	err := p.Disk.Apply(ctx, lock, reports)
 	if err == nil {
 		err = p.applyMore(ctx, lock, reports, log)
-	}
-	if err == nil {
-		err = rememberIdentity(p.Config.DataDir, p.Identity)
 	}
 	if err != nil {
 		return diskFailure(err)

@@ -73,11 +73,15 @@ func (a applier) apply(ctx context.Context, p Plan, lock *Lock) error {
 
 // look makes the plan anew, for what is there now, and checks that it is about the same image.
 func (a applier) look(p Plan) (Facts, Plan, error) {
-	facts, err := Inspect(p.Input)
+	in := p.Input
+	if p.Base != nil {
+		in.Known = p.Base.Identity
+	}
+	facts, err := Inspect(in)
 	if err != nil {
 		return Facts{}, Plan{}, err
 	}
-	fresh, err := MakePlan(p.Input, facts)
+	fresh, err := MakePlan(in, facts)
 	if err != nil {
 		return Facts{}, Plan{}, err
 	}

@@ -70,6 +70,8 @@ type Input struct {
 	Image string
 	// Format is how the image is to be read, whatever it looks like. A block device is raw in any case.
 	Format Format
+	// Known is what the image was when it was last looked at, and need not be found out again while it is untouched; the zero value: nothing.
+	Known Identity `json:"-"`
 	// Blank says that the image is an empty disk: that nothing is on it is no oddity.
 	Blank bool
 	// Recognise tells what an image that a guest has written looks like by now; nil: that is of no interest. How it is read is remembered.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,6 +61,19 @@ func WriteFile(path string, data []byte) error {
 		return ioError("write "+path, err)
 	}
 	return nil
+}
+
+// syncPaths makes files and directories durable, all at once: a file system writes down in one go what is asked for at the same time.
+func syncPaths(all ...string) error {
+	slices.Sort(all)
+	all = slices.Compact(all)
+	errs := make([]error, len(all))
+	var syncing sync.WaitGroup
+	for i, path := range all {
+		syncing.Go(func() { errs[i] = syncPath(path) })
+	}
+	syncing.Wait()
+	return errors.Join(errs...)
 }
 
 // syncPath makes a file or directory durable. File systems that cannot sync a directory say EINVAL or ENOTSUP, and have

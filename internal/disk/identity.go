@@ -100,6 +100,11 @@ func (recorded Identity) sameFile(now Identity) bool {
 	return !wholeSeconds && recorded.Inode == now.Inode && recorded.ChangeTime == now.ChangeTime
 }
 
+// untouched says that it is the file that was known, and as long.
+func (now Identity) untouched(known Identity) bool {
+	return known.Sampled != "" && known.Bytes == now.Bytes && known.Format == now.Format && known.sameFile(now)
+}
+
 // fileStamp is what the file system knows of a file.
 func fileStamp(info fs.FileInfo) (modTime int64, inode uint64, changeTime int64) {
 	modTime = info.ModTime().Unix()

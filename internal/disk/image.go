@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,8 +35,9 @@ func CheckBase(path string, format Format) error {
 	return err
 }
 
-// inspectImage looks at the image at path, which is of that format, and refuses what is unfit.
-func inspectImage(path string, format Format) (*Image, error) {
+// inspectImage looks at the image at path, which is of that format, and refuses what is unfit. A file that is known, and untouched since, is not
+// sampled again.
+func inspectImage(path string, format Format, known ...Identity) (*Image, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, ioError("use "+path+" as base image", err)
@@ -61,11 +63,11 @@ func inspectImage(path string, format Format) (*Image, error) {
 		return nil, ioError(op, err)
 	}
 	defer f.Close()
-	return inspectContent(path, op, f, format)
+	return inspectContent(path, op, f, format, known)
 }
 
 // inspectContent looks into the opened image.
-func inspectContent(path, op string, f *os.File, format Format) (*Image, error) {
+func inspectContent(path, op string, f *os.File, format Format, known []Identity) (*Image, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, ioError(op, err)
@@ -91,7 +93,9 @@ func inspectContent(path, op string, f *os.File, format Format) (*Image, error) 
 	if err != nil {
 		return nil, err
 	}
-	if image.Identity.Sampled, err = sampleDigest(f, size); err != nil {
+	if i := slices.IndexFunc(known, image.Identity.untouched); i >= 0 {
+		image.Identity.Sampled = known[i].Sampled
+	} else if image.Identity.Sampled, err = sampleDigest(f, size); err != nil {
 		return nil, ioError(op, err)
 	}
 	image.Direct = directReadable(path)

@@ -138,7 +138,11 @@ func (f *Facts) inspectBase(in Input) error {
 	if in.mode() == ModeDirect {
 		return f.inspectDirect(in)
 	}
-	image, err := inspectImage(in.Image, in.Format)
+	known := []Identity{in.Known}
+	if f.Disk != nil {
+		known = append(known, f.Disk.Record.Base)
+	}
+	image, err := inspectImage(in.Image, in.Format, known...)
 	if err == nil && in.Blank {
 		image.Warnings = nil
 	}
@@ -161,7 +165,7 @@ func (f *Facts) inspectDirect(in Input) error {
 		return ioError(op, err)
 	}
 	f.Target = target
-	f.Base, err = inspectImage(path, cmp.Or(target.Remembered, in.Format))
+	f.Base, err = inspectImage(path, cmp.Or(target.Remembered, in.Format), in.Known)
 	return err
 }
 

@@ -128,8 +128,25 @@ func HeldBy(dir string) (Holder, bool) {
 // SetRunning notes, on disk, that a QEMU is about to write to the directory's disks, or that it has ended well. A start that
 // finds the note of an earlier one checks the disk first.
 func (l *Lock) SetRunning(running bool) error {
+	if err := l.NoteRunning(running); err != nil {
+		return err
+	}
+	return l.Sync()
+}
+
+// NoteRunning is the first half of [Lock.SetRunning], and Sync the second: with the first done, the next start sees the note unless the machine
+// loses its power before the second is.
+func (l *Lock) NoteRunning(running bool) error {
 	l.state.Running = running
-	if err := errors.Join(l.write(), l.file.Sync()); err != nil {
+	if err := l.write(); err != nil {
+		return ioError("write "+l.file.Name(), err)
+	}
+	return nil
+}
+
+// Sync brings the note to disk.
+func (l *Lock) Sync() error {
+	if err := l.file.Sync(); err != nil {
 		return ioError("write "+l.file.Name(), err)
 	}
 	return nil

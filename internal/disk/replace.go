@@ -82,10 +82,8 @@ func (a applier) move(from, to, done string) error {
 		return ioError(op, err)
 	}
 	a.step(done)
-	for _, dir := range []string{filepath.Dir(to), filepath.Dir(from)} {
-		if err := syncPath(dir); err != nil {
-			return ioError(op, err)
-		}
+	if err := syncPaths(filepath.Dir(to), filepath.Dir(from)); err != nil {
+		return ioError(op, err)
 	}
 	a.step(done + " and synced")
 	return nil
@@ -113,15 +111,16 @@ func (a applier) furnish(ctx context.Context, p Plan, lock *Lock, dir string) er
 		return err
 	}
 	a.step("disk made")
-	if err := errors.Join(os.Chmod(file, 0o600), syncPath(file)); err != nil {
+	record, err := p.record().encode()
+	if err != nil {
 		return err
 	}
-	a.step("disk synced")
-	if err := replaceRecord(dir, p.record()); err != nil {
+	name := filepath.Join(dir, recordName)
+	if err := os.WriteFile(name, record, 0o600); err != nil { // the directory has no name yet that counts
 		return err
 	}
 	a.step("record written")
-	if err := errors.Join(os.Chmod(dir, 0o755), syncPath(dir)); err != nil {
+	if err := errors.Join(os.Chmod(file, 0o600), os.Chmod(dir, 0o755), syncPaths(file, name, dir)); err != nil {
 		return err
 	}
 	a.step("temporary synced")

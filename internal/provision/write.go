@@ -13,7 +13,7 @@ const (
 )
 
 // Write puts the result into a directory, which it makes: files that only their owner can read, each one renamed when it is
-// whole and on disk. A file that an earlier run left and that this result does not have is removed, so that no guest is
+// whole. Each start writes them anew, so that nothing waits until they are on a disk, where the directory has one. A file that an earlier run left and that this result does not have is removed, so that no guest is
 // given a configuration of yesterday.
 func (r Result) Write(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -42,7 +42,7 @@ func (r Result) Write(dir string) error {
 			return err
 		}
 	}
-	return syncDir(dir)
+	return nil
 }
 
 func writeFile(path string, data []byte) (err error) {
@@ -57,9 +57,6 @@ func writeFile(path string, data []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
@@ -67,13 +64,4 @@ func writeFile(path string, data []byte) (err error) {
 		err = os.Rename(f.Name(), path)
 	}
 	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
