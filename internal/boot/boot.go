@@ -339,8 +339,8 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 		v.abandon()
 		return supervise.End{}, err
 	}
-	if err := v.plan.giveUp(); err != nil {
-		log.Warn("vmentry keeps all the rights that it was started with", "error", err)
+	if !p.givesUpFirst() {
+		p.giveUp(log)
 	}
 	giveBack()
 	background, cancel := context.WithCancel(context.Background())

@@ -251,7 +251,7 @@ func (p Plan) giveToQEMU() error {
 	return nil
 }
 
-// command is QEMU's, shut into its cell.
+// command is QEMU's, shut into its cell: for a vmentry whose place it takes.
 func (p Plan) command(cell confine.Cell, m qemu.Machine) ([]string, error) {
 	command := append([]string{p.QEMU.Path}, m.Args()...)
 	if p.Cell.Open {
@@ -280,30 +280,39 @@ func (p Plan) startQEMU(reaper *supervise.Reaper, keep []*os.File, stderr *os.Fi
 	if err != nil {
 		return nil, err
 	}
-	guard, err := p.guard(&cell, hand)
-	if err != nil {
-		return nil, fail(supervise.Software, "QEMU could not be started: %w", err)
+	command := supervise.Command{Path: p.QEMU.Path, Args: machine.Args(), Env: p.Environ, Stderr: stderr, Files: files, Last: syscall.SIGTERM}
+	guard := p.guard()
+	if !p.Cell.Open {
+		cell.Guard = guard
+		command.Within = func(fork func(*syscall.SysProcAttr), ended <-chan struct{}) error {
+			return cell.Start(p.QEMU.Path, fork, ended)
+		}
 	}
-	command, err := p.command(cell, machine)
-	if err != nil {
-		return nil, err
+	if p.givesUpFirst() {
+		p.giveUp(log)
 	}
-	process, err := reaper.Start(supervise.Command{Path: command[0], Args: command[1:], Env: p.Environ, Stderr: stderr, Files: files, Last: syscall.SIGTERM})
+	process, err := reaper.Start(command)
 	if err != nil {
 		return nil, fail(supervise.Software, "QEMU could not be started: %w", err)
 	}
 	if guard != nil {
-		files[len(files)-1].Close() // so that the guard hears of an early end
 		post(guard, log)
 	}
 	return process, nil
 }
 
+// givesUpFirst says whether vmentry gives up what it needs no longer before QEMU is started, and not after. A QEMU without a user of its own is
+// made by a thread that has less than vmentry keeps, and what all threads give up must be had by all; one with its own cannot be made without
+// the right to change users.
+func (p Plan) givesUpFirst() bool { return p.Cell.User == nil && !p.Cell.Open }
+
 // giveUp gives up what vmentry itself needs no longer once QEMU runs.
-func (p Plan) giveUp() error {
+func (p Plan) giveUp(log *slog.Logger) {
 	keep := append(confine.Has(unix.CAP_KILL, unix.CAP_DAC_OVERRIDE), p.Cell.Keep...)
 	if len(p.Network.Bridges) > 0 {
 		keep = append(keep, unix.CAP_NET_ADMIN)
 	}
-	return confine.GiveUp(keep)
+	if err := confine.GiveUp(keep); err != nil {
+		log.Warn("vmentry keeps all the rights that it was started with", "error", err)
+	}
 }

@@ -15,10 +15,10 @@ import (
 )
 
 // guard is who says where the guest gets to by QEMU's user network, whose sockets are the pod's. It is nil where the guest's packets are
-// somebody else's, and the last file that is handed over is its own.
-func (p Plan) guard(cell *confine.Cell, hand func(*os.File) (int, error)) (*confine.Guard, error) {
+// somebody else's.
+func (p Plan) guard() *confine.Guard {
 	if p.Network.Mode != network.User || p.Cell.Open {
-		return nil, nil
+		return nil
 	}
 	policy := outward{resolver: func() []netip.Addr { return network.Nameservers(networkFiles) }, proc: "/proc"}
 	for _, n := range p.Network.NICs {
@@ -28,22 +28,12 @@ func (p Plan) guard(cell *confine.Cell, hand func(*os.File) (int, error)) (*conf
 			}
 		}
 	}
-	g := &confine.Guard{User: cell.User, Keep: cell.Keep, Allow: policy.allow}
-	theirs, err := g.Open()
-	if err != nil {
-		return nil, err
-	}
-	cell.Guard, err = hand(theirs)
-	return g, err
+	return &confine.Guard{User: p.Cell.User, Keep: p.Cell.Keep, Allow: policy.allow}
 }
 
 // post lets the guard begin.
 func post(g *confine.Guard, log *slog.Logger) {
-	err := g.Await()
-	if err == nil {
-		err = g.Start()
-	}
-	if err != nil {
+	if err := g.Start(); err != nil {
 		log.Warn("the guest can reach what listens on the pod's loopback, and link-local addresses: nobody can say where QEMU connects to", "error", err)
 	}
 }

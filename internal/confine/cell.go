@@ -14,12 +14,12 @@ const Command = "confine"
 // Cell is what a program has. The zero value takes nothing from it but the ways to more rights.
 type Cell struct {
 	Reach
-	User      *User // whose the program is; nil: who starts it
-	Strip     bool  // it has no capability but those of Keep
-	Keep      []int // capabilities(7)
-	NoNetwork bool  // neither TCP nor UDP, as far as the kernel's Landlock knows them, and if it has a reach
-	ManyFiles bool  // it may have as many files open as whoever starts it may allow
-	Guard     int   // the descriptor at which the [Guard] waits for word of it; 0: it has none
+	User      *User  // whose the program is; nil: who starts it
+	Strip     bool   // it has no capability but those of Keep
+	Keep      []int  // capabilities(7)
+	NoNetwork bool   // neither TCP nor UDP, as far as the kernel's Landlock knows them, and if it has a reach
+	ManyFiles bool   // it may have as many files open as whoever starts it may allow
+	Guard     *Guard `json:"-"` // says where it may connect to; nil: nobody does. For [Cell.Start] alone
 }
 
 // User is whose a program is.
@@ -49,9 +49,6 @@ func (c Cell) words() []string {
 	if c.ManyFiles {
 		all = append(all, "--many-files")
 	}
-	if c.Guard != 0 {
-		all = append(all, "--guard="+strconv.Itoa(c.Guard))
-	}
 	return all
 }
 
@@ -79,8 +76,6 @@ func parse(args []string) (c Cell, command []string, err error) {
 			c.NoNetwork = true
 		case "--many-files":
 			c.ManyFiles = true
-		case "--guard":
-			c.Guard, err = strconv.Atoi(value)
 		case "--":
 			if i+1 == len(args) {
 				return c, nil, fmt.Errorf("a program is missing behind --")
@@ -98,10 +93,16 @@ func parse(args []string) (c Cell, command []string, err error) {
 
 // Around is the command by which vmentry, at self, runs another one that has what c says, and its own code.
 func (c Cell) Around(self string, command []string) []string {
-	if len(c.Read)+len(c.Write) > 0 {
-		c.Read = slices.Concat(home(command[0]), code, c.Read)
-	}
+	c = c.with(command[0])
 	return slices.Concat([]string{self, Command}, c.words(), []string{"--"}, command)
+}
+
+// with is the cell with a program's own code in its reach, if it has one.
+func (c Cell) with(program string) Cell {
+	if len(c.Read)+len(c.Write) > 0 {
+		c.Read = slices.Concat(home(program), code, c.Read)
+	}
+	return c
 }
 
 func numbers(list []int) string {

@@ -1,13 +1,17 @@
-// Package confine shuts QEMU and the helpers in before their first instruction: each is started as vmentry's own command [Command], which
-// gives up what a [Cell] does not have, and then lets the program take its place. A [Guard] says where a program may connect to.
+// Package confine shuts QEMU and the helpers in before their first instruction: each is started by a thread that has given up what a [Cell] does
+// not have, or as vmentry's own command [Command], which does so and then lets the program take its place. A [Guard] says where a program may
+// connect to.
 package confine
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,74 +48,74 @@ func Landlock() int {
 	return int(version)
 }
 
-// renames is the first version of Landlock that can be told to let files move from one directory to another.
-const renames = 2
+// versions are what each version of Landlock knows, from the first on.
+var versions = []landlock.Config{landlock.V1, landlock.V2, landlock.V3, landlock.V4, landlock.V5, landlock.V6, landlock.V7, landlock.V8, landlock.V9, landlock.V10, landlock.V11}
 
+// Rights of Landlock: to read; to write as well; and those of them that files have, and not directories alone.
+const (
+	toRead  = ll.AccessFSExecute | ll.AccessFSReadFile | ll.AccessFSReadDir
+	toWrite = toRead | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSRemoveDir | ll.AccessFSRemoveFile | ll.AccessFSRefer |
+		ll.AccessFSMakeChar | ll.AccessFSMakeDir | ll.AccessFSMakeReg | ll.AccessFSMakeSock | ll.AccessFSMakeFifo | ll.AccessFSMakeBlock | ll.AccessFSMakeSym
+	ofFiles = ll.AccessFSExecute | ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate
+)
+
+// restrict shuts the calling thread in, and what it becomes and starts, and no other thread: the library's own functions shut all in. What
+// this kernel's version knows is forbidden: files, and from some version on also signals, sockets of others, TCP and UDP.
 func (r Reach) restrict(noNetwork bool) error {
-	var rules []landlock.Rule
+	version := min(Landlock(), len(versions))
+	if version == 0 {
+		return nil
+	}
+	knows := versions[version-1]
+	handled := ll.RulesetAttr{HandledAccessFS: uint64(knows.HandledAccessFS), Scoped: uint64(knows.Scoped)}
+	if noNetwork {
+		handled.HandledAccessNet = uint64(knows.HandledAccessNet)
+	}
+	rules, err := ll.LandlockCreateRuleset(&handled, 0)
+	if err != nil {
+		return fmt.Errorf("landlock_create_ruleset: %w", err)
+	}
+	defer unix.Close(rules)
 	for _, p := range r.Read {
-		rule, err := read(p)
-		if err != nil {
+		// distributions differ in what they have
+		if err := allow(rules, p, toRead, handled.HandledAccessFS); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
-		rules = append(rules, rule)
 	}
 	for _, p := range r.Write {
-		rule, err := write(p)
-		if err != nil {
+		if err := allow(rules, p, toWrite, handled.HandledAccessFS); err != nil {
 			return err
 		}
-		rules = append(rules, rule)
 	}
-	// everything that this kernel's version knows: files, and from some version on also signals, sockets of others, TCP and UDP
-	all := landlock.V11.BestEffort()
-	if noNetwork {
-		return all.Restrict(rules...)
+	if err := ll.LandlockRestrictSelf(rules, 0); err != nil {
+		return fmt.Errorf("landlock_restrict_self: %w", err)
 	}
-	if err := all.RestrictPaths(rules...); err != nil {
-		return err
-	}
-	return all.RestrictScoped()
+	return nil
 }
 
-// read is the right to read what is at p, if there is anything: distributions differ in what they have.
-func read(p string) (landlock.FSRule, error) {
-	mode, err := fileMode(p)
-	switch {
-	case os.IsNotExist(err):
-		return landlock.ROFiles(p).IgnoreIfMissing(), nil
-	case err != nil:
-		return landlock.FSRule{}, err
-	case mode.IsDir():
-		return landlock.RODirs(p), nil
-	case mode&os.ModeDevice != 0: // its size is asked for by ioctl(2)
-		return landlock.ROFiles(p).WithIoctlDev(), nil
-	}
-	return landlock.ROFiles(p), nil
-}
-
-// write is the right to write what is at p.
-func write(p string) (landlock.FSRule, error) {
-	mode, err := fileMode(p)
-	switch {
-	case err != nil:
-		return landlock.FSRule{}, err
-	case mode&os.ModeSocket != 0:
-		return landlock.RWFiles(p).WithResolveUnix(), nil
-	case mode&os.ModeDevice != 0:
-		return landlock.RWFiles(p).WithIoctlDev(), nil
-	case !mode.IsDir():
-		return landlock.RWFiles(p), nil
-	case Landlock() >= renames:
-		return landlock.RWDirs(p).WithRefer(), nil
-	}
-	return landlock.RWDirs(p), nil
-}
-
-func fileMode(p string) (os.FileMode, error) {
-	info, err := os.Stat(p)
+// allow adds rights to what is at p, as far as it can have them and the kernel knows them.
+func allow(rules int, p string, rights, known uint64) error {
+	fd, err := unix.Open(p, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return &os.PathError{Op: "open", Path: p, Err: err}
 	}
-	return info.Mode(), nil
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: p, Err: err}
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFDIR {
+		rights &= ofFiles
+	}
+	switch {
+	case kind == unix.S_IFCHR || kind == unix.S_IFBLK: // a disk's size is asked for by ioctl(2)
+		rights |= ll.AccessFSIoctlDev
+	case kind == unix.S_IFSOCK && rights&ll.AccessFSWriteFile != 0:
+		rights |= ll.AccessFSResolveUnix
+	}
+	if err := ll.LandlockAddPathBeneathRule(rules, &ll.PathBeneathAttr{AllowedAccess: rights & known, ParentFd: fd}, 0); err != nil {
+		return &os.PathError{Op: "landlock_add_rule", Path: p, Err: err}
+	}
+	return nil
 }

@@ -8,8 +8,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -47,32 +49,44 @@ func TestConfine(t *testing.T) {
 		"read x <read/file":  true,
 		"read x <write/file": true,
 		"echo >write/new":    true,
-		"mkdir write/a && echo >write/m && mv write/m write/a/moved": true,
-		"read x <single && echo >single":                             true,
-		"rm single":                                                  false,
-		"echo >beside":                                               false,
-		"read x <outside/file":                                       false,
-		"read x <write/link":                                         false,
-		"read x <write/../outside/file":                              false,
-		"echo >read/new":                                             false,
-		"echo >>read/file":                                           false,
-		"rm read/file":                                               false,
-		"mv read/file write/stolen":                                  false,
-		"ls /etc":                                                    false,
-		`[ -n "$(cat /proc/$PPID/environ)" ]`:                        false,
-		"kill -0 $PPID":                                              Landlock() < 6,
-		"grep -q 'NoNewPrivs:.*1' /proc/self/status":                 true,
-		`[ "$(ulimit -Sn)" = "$(ulimit -Hn)" ]`:                      true,
-		"true && sh -c 'sh -c true'":                                 true,
-		"setpriv --no-new-privs sh -c 'read x <read/file'":           true,
+		"rm -rf write/a && mkdir write/a && echo >write/m && mv write/m write/a/moved": true,
+		"read x <single && echo >single":                                               true,
+		"rm single":                                                                    false,
+		"echo >beside":                                                                 false,
+		"read x <outside/file":                                                         false,
+		"read x <write/link":                                                           false,
+		"read x <write/../outside/file":                                                false,
+		"echo >read/new":                                                               false,
+		"echo >>read/file":                                                             false,
+		"rm read/file":                                                                 false,
+		"mv read/file write/stolen":                                                    false,
+		"ls /etc":                                                                      false,
+		`[ -n "$(cat /proc/$PPID/environ)" ]`:                                          false,
+		"kill -0 $PPID":                                                                Landlock() < 6,
+		"grep -q 'NoNewPrivs:.*1' /proc/self/status":                                   true,
+		`[ "$(ulimit -Sn)" = "$(ulimit -Hn)" ]`:                                        true,
+		"true && sh -c 'sh -c true'":                                                   true,
+		"setpriv --no-new-privs sh -c 'read x <read/file'":                             true,
 	} {
-		// without root's capabilities, as virtiofsd is in the end: with CAP_PERFMON it could read of any process what is in /proc
-		cmd := exec.Command("setpriv", append([]string{"--bounding-set", "-all", "--"}, Cell{Reach: r, ManyFiles: true}.Around(self, []string{"/bin/sh", "-c", script})...)...)
-		cmd.Dir = dir
-		out, err := cmd.CombinedOutput()
-		if (err == nil) != allowed {
-			t.Errorf("%s: %v\n%s", script, err, out)
+		program, cell := []string{"/bin/sh", "-c", script}, Cell{Reach: r, ManyFiles: true}
+		for way, command := range map[string][]string{"by a command": cell.Around(self, program), "by a thread": append([]string{self}, program...)} {
+			// without root's capabilities, as virtiofsd is in the end: with CAP_PERFMON it could read of any process what is in /proc
+			cmd := exec.Command("setpriv", append([]string{"--bounding-set", "-all", "--"}, command...)...)
+			cmd.Dir = dir
+			if way == "by a thread" {
+				if strings.Contains(script, "ulimit") {
+					continue
+				}
+				cmd.Env = append(os.Environ(), "TEST_START="+strings.Join(cell.words(), " "))
+			}
+			out, err := cmd.CombinedOutput()
+			if (err == nil) != allowed {
+				t.Errorf("%s, %s: %v\n%s", script, way, err, out)
+			}
 		}
+	}
+	if _, err := startIn(Cell{Reach: r}, []string{"/no/such/program"}, nil); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("a program that is not there: %v", err)
 	}
 	nothing := Cell{}.Around(self, []string{"/no/such/program"})
 	if out, err := exec.Command(nothing[0], nothing[1:]...).CombinedOutput(); err == nil || !strings.Contains(string(out), "cannot execute /no/such/program") {
@@ -80,8 +94,14 @@ func TestConfine(t *testing.T) {
 	}
 }
 
-// TestMain is also a process that gives up its own rights, and says what it has then.
+// TestMain is also a process that starts a program in a cell, and one that gives up its own rights, and says what it has then.
 func TestMain(m *testing.M) {
+	if cell, ok := os.LookupEnv("TEST_START"); ok {
+		if err := startHere(cell, os.Args[1:]); err != nil {
+			fatal(err)
+		}
+		os.Exit(0)
+	}
 	if keep, ok := os.LookupEnv("TEST_GIVE_UP"); ok {
 		for range 20 { // threads that have less come and go, the first one of the process not among them
 			if err := (Cell{User: &User{UID: 60001, GID: 60001}, Strip: true}).Try([]string{"/"}, nil, []string{"/"}); err != nil {
@@ -89,11 +109,23 @@ func TestMain(m *testing.M) {
 			}
 		}
 		list, err := parseNumbers(keep)
+		var own, same *started
+		if err == nil { // one that becomes another user is made by a thread that has what the others have
+			own, err = startIn(Cell{User: &User{UID: 60001, GID: 60001}, Strip: true}, []string{"/bin/sleep", "1000"}, nil)
+		}
 		if err == nil {
 			err = GiveUp(list)
 		}
+		if err == nil { // and one that does not, by a thread that has less
+			same, err = startIn(Cell{Strip: true}, []string{"/bin/sleep", "1000"}, nil)
+		}
 		if err != nil {
 			fatal(err)
+		}
+		same.kill()
+		own.kill()
+		for len(rightsOfThreads()) > 1 { // the thread of one ends a little later
+			time.Sleep(time.Millisecond)
 		}
 		tasks, err := filepath.Glob("/proc/self/task/*/status")
 		if err != nil {
@@ -108,6 +140,107 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+// started is a program that was started in a cell of this process.
+type started struct {
+	pid   int
+	ended chan struct{}
+	wait  syscall.WaitStatus
+}
+
+// startIn starts a program in a cell. Its outputs are out, or this process's.
+func startIn(c Cell, command []string, out *os.File) (*started, error) {
+	s := &started{ended: make(chan struct{})}
+	files := []uintptr{0, 1, 2}
+	if out != nil {
+		files = []uintptr{0, out.Fd(), out.Fd()}
+	}
+	var failed error
+	err := c.Start(command[0], func(sys *syscall.SysProcAttr) {
+		sys.Pdeathsig = syscall.SIGKILL
+		s.pid, failed = syscall.ForkExec(command[0], command, &syscall.ProcAttr{Env: os.Environ(), Files: files, Sys: sys})
+	}, s.ended)
+	if err = errors.Join(err, failed); err != nil {
+		close(s.ended)
+	}
+	return s, err
+}
+
+func (s *started) await() {
+	syscall.Wait4(s.pid, &s.wait, 0, nil)
+	close(s.ended)
+}
+
+func (s *started) kill() {
+	syscall.Kill(s.pid, syscall.SIGKILL)
+	s.await()
+}
+
+// startHere starts a program in the cell that the words say, and checks that nobody else is in it.
+func startHere(words string, command []string) error {
+	c, _, err := parse(append(strings.Fields(words), "--", "program"))
+	if err != nil {
+		return err
+	}
+	before := rightsOfThreads()
+	s, err := startIn(c, command, nil)
+	if err != nil {
+		return err
+	}
+	var busy sync.WaitGroup
+	done := make(chan struct{})
+	for range 20 { // each takes a thread, and most of them a new one
+		busy.Add(1)
+		go func() {
+			runtime.LockOSThread()
+			busy.Done()
+			<-done
+		}()
+	}
+	busy.Wait()
+	others := func() int { // threads that have what none had before
+		n := 0
+		for rights, threads := range rightsOfThreads() {
+			if before[rights] == 0 {
+				n += threads
+			}
+		}
+		return n
+	}
+	if n := others(); n > 1 {
+		return fmt.Errorf("%d threads have what one should have", n)
+	}
+	s.await()
+	close(done)
+	for began := time.Now(); others() > 0; time.Sleep(time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			return errors.New("the thread has outlived its program")
+		}
+	}
+	if _, err := os.ReadFile("/etc/hosts"); err != nil {
+		return err
+	}
+	os.Exit(s.wait.ExitStatus())
+	return nil
+}
+
+// rightsOfThreads says how many of this process's threads have which rights.
+func rightsOfThreads() map[string]int {
+	all := map[string]int{}
+	tasks, err := filepath.Glob("/proc/self/task/*/status")
+	if err != nil {
+		fatal(err)
+	}
+	for _, task := range tasks {
+		text, err := os.ReadFile(task)
+		if err != nil {
+			continue // it has ended
+		}
+		r := rightsOf(string(text))
+		all[fmt.Sprint(r["Uid"], r["Gid"], r["Groups"], r["CapPrm"], r["CapEff"], r["CapInh"], r["CapAmb"], r["CapBnd"], r["NoNewPrivs"], r["Seccomp"])]++
+	}
+	return all
 }
 
 func fatal(err error) {
@@ -141,33 +274,42 @@ func TestCell(t *testing.T) {
 		{"stripped", Cell{Strip: true}, nil, map[string]string{"Uid": "0 0 0 0", "CapPrm": mask(0), "CapEff": mask(0), "CapInh": mask(0), "CapAmb": mask(0), "CapBnd": mask(0)}},
 		{"one kept", Cell{Strip: true, Keep: []int{unix.CAP_DAC_OVERRIDE}}, nil, map[string]string{"CapPrm": mask(override), "CapEff": mask(override), "CapBnd": mask(override)}},
 		{"another user", Cell{User: &User{60001, 60002, []int{60003}}, Strip: true}, nil,
-			map[string]string{"Uid": "60001 60001 60001 60001", "Gid": "60002 60002 60002 60002", "Groups": "60003", "CapPrm": mask(0), "CapEff": mask(0), "CapAmb": mask(0), "CapBnd": mask(0)}},
+			map[string]string{"Uid": "60001 60001 60001 60001", "Gid": "60002 60002 60002 60002", "Groups": "60003", "CapPrm": mask(0), "CapEff": mask(0), "CapInh": mask(0), "CapAmb": mask(0), "CapBnd": mask(0)}},
 		{"another user with one kept", Cell{User: &User{60001, 60002, nil}, Strip: true, Keep: []int{unix.CAP_NET_BIND_SERVICE}}, nil,
-			map[string]string{"Uid": "60001 60001 60001 60001", "Groups": "", "CapPrm": mask(service), "CapEff": mask(service), "CapAmb": mask(service)}},
+			map[string]string{"Uid": "60001 60001 60001 60001", "Groups": "", "CapPrm": mask(service), "CapEff": mask(service), "CapInh": mask(service), "CapAmb": mask(service), "CapBnd": mask(service)}},
 		// who may not touch the bounding set gives up the others all the same
 		{"without SETPCAP", Cell{Strip: true}, []string{"--inh-caps=-all", "--bounding-set=-all,+net_admin"}, map[string]string{"CapPrm": mask(0), "CapEff": mask(0), "CapBnd": mask(1 << unix.CAP_NET_ADMIN)}},
 		{"an ordinary user", Cell{Strip: true}, []string{"--reuid=1000", "--regid=0", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"}, map[string]string{"Uid": "1000 1000 1000 1000", "CapPrm": mask(0), "CapEff": mask(0)}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			command := tt.cell.Around(reachable(t, self), []string{"/bin/sh", "-c", "cat /proc/self/status; ulimit -c"})
-			if tt.as != nil {
-				command = slices.Concat([]string{"setpriv"}, tt.as, []string{"--"}, command)
-			}
-			out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
-			if err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			got := rightsOf(string(out))
-			tt.want["NoNewPrivs"] = "1"
-			for name, want := range tt.want {
-				if got[name] != want {
-					t.Errorf("%s is %q, want %q", name, got[name], want)
+		program := []string{"/bin/sh", "-c", "cat /proc/self/status; ulimit -c"}
+		for way, command := range map[string][]string{
+			"by a command": tt.cell.Around(reachable(t, self), program),
+			"by a thread":  append([]string{"/usr/bin/prlimit", "--core=0", reachable(t, self)}, program...),
+		} {
+			t.Run(tt.name+", "+way, func(t *testing.T) {
+				if tt.as != nil {
+					command = slices.Concat([]string{"setpriv"}, tt.as, []string{"--"}, command)
 				}
-			}
-			if !strings.HasSuffix(string(out), "\n0\n") {
-				t.Errorf("it may write core files: %s", out)
-			}
-		})
+				cmd := exec.Command(command[0], command[1:]...)
+				if way == "by a thread" {
+					cmd.Env = append(os.Environ(), "TEST_START="+strings.Join(tt.cell.words(), " "))
+				}
+				out, err := cmd.CombinedOutput()
+				if err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				got := rightsOf(string(out))
+				tt.want["NoNewPrivs"] = "1"
+				for name, want := range tt.want {
+					if got[name] != want {
+						t.Errorf("%s is %q, want %q", name, got[name], want)
+					}
+				}
+				if !strings.HasSuffix(string(out), "\n0\n") {
+					t.Errorf("it may write core files: %s", out)
+				}
+			})
+		}
 	}
 }
 
@@ -197,9 +339,26 @@ func TestCellDeath(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := Cell{User: &User{60001, 60001, nil}, Strip: true}.Around(reachable(t, self), []string{"/bin/sh", "-c", "echo $$; exec sleep 1000"})
-	cmd := exec.Command("setpriv", append([]string{"--pdeathsig", "KILL", "sh", "-c", `"$@" & wait`, "sh", "setpriv", "--pdeathsig", "KILL"}, command...)...)
+	cell, program := Cell{User: &User{60001, 60001, nil}, Strip: true}, []string{"/bin/sh", "-c", "echo $$; exec sleep 1000"}
+	ways := map[string]*exec.Cmd{"by a command": exec.Command("setpriv", append([]string{"--pdeathsig", "KILL", "sh", "-c", `"$@" & wait`, "sh", "setpriv", "--pdeathsig", "KILL"},
+		cell.Around(reachable(t, self), program)...)...)}
+	for way, command := range map[string][]string{
+		"by a thread":                     {reachable(t, self)},
+		"by a thread that can do no more": {"setpriv", "--inh-caps=-all", "--bounding-set=-all,+setuid,+setgid,+setpcap,+kill", "--", reachable(t, self)},
+	} {
+		command = append(command, program...)
+		ways[way] = exec.Command(command[0], command[1:]...)
+		ways[way].Env = append(os.Environ(), "TEST_START="+strings.Join(cell.words(), " "))
+	}
+	for way, cmd := range ways {
+		t.Run(way, func(t *testing.T) { diesWith(t, cmd) })
+	}
+}
+
+// diesWith starts what starts a program that says its number and stays, and kills it.
+func diesWith(t *testing.T, cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -254,11 +413,11 @@ func TestGiveUp(t *testing.T) {
 
 // FuzzCell: what is written for the command line is what is read from there.
 func FuzzCell(f *testing.F) {
-	f.Add("/a", "/b=c", 1, 2, 3, 4, true, false)
-	f.Fuzz(func(t *testing.T, read, write string, uid, gid, keep, guard int, strip, network bool) {
-		c := Cell{Reach: Reach{Read: []string{read}, Write: []string{write, read}}, User: &User{uid, gid, []int{keep}}, Strip: strip, NoNetwork: network, Guard: guard}
+	f.Add("/a", "/b=c", 1, 2, 3, true, false)
+	f.Fuzz(func(t *testing.T, read, write string, uid, gid, keep int, strip, network bool) {
+		c := Cell{Reach: Reach{Read: []string{read}, Write: []string{write, read}}, User: &User{uid, gid, []int{keep}}, Strip: strip, NoNetwork: network}
 		if strip {
-			c.Keep = []int{keep, guard}
+			c.Keep = []int{keep, uid}
 		}
 		got, command, err := parse(append(c.words(), "--", "program", "--", "--read=x"))
 		if err != nil || !reflect.DeepEqual(got, c) || !slices.Equal(command, []string{"program", "--", "--read=x"}) {

@@ -38,7 +38,7 @@ var asking = []unix.SockFilter{
 	{Code: unix.BPF_RET | unix.BPF_K, K: returnAllow},
 }
 
-// filter puts the calling thread, and all that it becomes, under a filter, and returns the descriptor at which the kernel asks.
+// filter puts the calling thread, and all that it starts, under a filter, and returns the descriptor at which the kernel asks.
 func filter() (listener int, err error) {
 	program := unix.SockFprog{Len: uint16(len(asking)), Filter: &asking[0]}
 	for _, flags := range []uintptr{flagNewListener | flagKillable, flagNewListener} {
@@ -49,16 +49,4 @@ func filter() (listener int, err error) {
 		err = fmt.Errorf("seccomp: %w", errno)
 	}
 	return 0, err
-}
-
-// report puts the calling thread under a filter, and sends the guard at the other end of a socket the descriptor, or why there is none.
-func report(socket int) {
-	defer unix.Close(socket)
-	listener, err := filter()
-	if err != nil {
-		unix.Sendmsg(socket, []byte(err.Error()), nil, nil, 0)
-		return
-	}
-	unix.Sendmsg(socket, []byte{0}, unix.UnixRights(listener), nil, 0)
-	unix.Close(listener)
 }

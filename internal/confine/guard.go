@@ -2,7 +2,6 @@ package confine
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -11,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Guard says where a program that was started with [Cell.Guard] may connect to. The kernel lets the program wait while the guard thinks.
+// Guard says where a program may connect to whose [Cell] has it. The kernel lets the program wait while the guard thinks.
 type Guard struct {
 	User  *User // whose the program is, if that is not who starts it: nobody else may read its memory
 	Keep  []int // its capabilities, which the guard must have too
 	Allow func(Connection) bool
 
-	ours     *os.File
-	listener *os.File
+	listener *os.File // where the kernel asks, once the program was started
+	refused  error    // why there is none
 }
 
 // Connection is what a program is about to make, or a datagram that it is about to send.
@@ -28,43 +27,12 @@ type Connection struct {
 	FD  int // its socket
 }
 
-// Open makes the two ends of the socket at which the guard will hear of the program. The program's is for [Cell.Guard], and to be closed
-// when the program runs.
-func (g *Guard) Open() (theirs *os.File, err error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("socketpair: %w", err)
-	}
-	g.ours = os.NewFile(uintptr(pair[0]), "guard")
-	return os.NewFile(uintptr(pair[1]), "guarded"), nil
-}
-
-// Await waits until the program is under the guard. It is an error where the kernel, or who has started vmentry, does not let it be: then the
-// program runs without one.
-func (g *Guard) Await() error {
-	defer g.ours.Close()
-	words, rights := make([]byte, 200), make([]byte, unix.CmsgSpace(4))
-	n, length, _, _, err := unix.Recvmsg(int(g.ours.Fd()), words, rights, unix.MSG_CMSG_CLOEXEC)
-	switch {
-	case err != nil:
-		return fmt.Errorf("recvmsg: %w", err)
-	case n == 0:
-		return errors.New("the program has ended")
-	}
-	messages, err := unix.ParseSocketControlMessage(rights[:length])
-	if err != nil || len(messages) != 1 {
-		return errors.New(string(words[:n]))
-	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil {
-		return err
-	}
-	g.listener = os.NewFile(uintptr(fds[0]), "seccomp")
-	return nil
-}
-
-// Start begins to answer, until the program has ended. It returns when the guard no longer needs any capability but Keep.
+// Start begins to answer, once the program was started and until it has ended. It returns when the guard no longer needs any capability but Keep. It is an
+// error where the kernel, or who has started vmentry, does not let the program have a guard: then it runs without one.
 func (g *Guard) Start() error {
+	if g.listener == nil {
+		return g.refused
+	}
 	ready := make(chan error, 1)
 	apart(func() { // the thread is the program's user's from here on
 		defer g.listener.Close()

@@ -1,8 +1,8 @@
 package confine
 
 import (
-	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -39,10 +39,6 @@ func dial(network string, to netip.AddrPort) string {
 
 // TestGuard: a program connects where its guard lets it, and meets nobody elsewhere, whoever's it is.
 func TestGuard(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name, user := range map[string]*User{"the same user": nil, "another user": {UID: 60001, GID: 60001}} {
 		t.Run(name, func(t *testing.T) {
 			open, closed := listening(t), listening(t)
@@ -54,25 +50,26 @@ func TestGuard(t *testing.T) {
 				asked = append(asked, c.To.String())
 				return c.To != closed
 			}}
-			theirs, err := g.Open()
+			script := fmt.Sprintf("(%s) && echo open; (%s) 2>&1 || echo closed; (%s) && echo datagram", dial("tcp", open), dial("tcp", closed), dial("udp", open))
+			read, write, err := os.Pipe()
 			if err != nil {
 				t.Fatal(err)
 			}
-			script := fmt.Sprintf("(%s) && echo open; (%s) 2>&1 || echo closed; (%s) && echo datagram", dial("tcp", open), dial("tcp", closed), dial("udp", open))
-			command := Cell{User: user, Strip: true, Guard: 3}.Around(reachable(t, self), []string{"/bin/bash", "-c", script})
-			cmd := exec.Command(command[0], command[1:]...)
-			cmd.ExtraFiles = []*os.File{theirs}
-			var out strings.Builder
-			cmd.Stdout, cmd.Stderr = &out, &out
-			if err := cmd.Start(); err != nil {
+			defer read.Close()
+			program, err := startIn(Cell{User: user, Strip: true, Guard: g}, []string{"/bin/bash", "-c", script}, write)
+			write.Close()
+			if err == nil {
+				err = g.Start()
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
-			theirs.Close()
-			if err := errors.Join(g.Await(), g.Start()); err != nil {
+			said, err := io.ReadAll(read)
+			if err != nil {
 				t.Fatal(err)
 			}
-			cmd.Wait()
-			if said := out.String(); !strings.Contains(said, "open\n") || !strings.Contains(said, "Connection refused") || !strings.Contains(said, "\nclosed\n") || !strings.Contains(said, "datagram\n") {
+			program.await()
+			if said := string(said); !strings.Contains(said, "open\n") || !strings.Contains(said, "Connection refused") || !strings.Contains(said, "\nclosed\n") || !strings.Contains(said, "datagram\n") {
 				t.Errorf("the program says:\n%s", said)
 			}
 			mu.Lock()
@@ -81,19 +78,6 @@ func TestGuard(t *testing.T) {
 				t.Errorf("the guard was asked about %q, want %q", asked, want)
 			}
 		})
-	}
-}
-
-// TestGuardOfNobody: a program that ends before it is under the guard is not waited for.
-func TestGuardOfNobody(t *testing.T) {
-	g := &Guard{}
-	theirs, err := g.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	theirs.Close()
-	if err := g.Await(); err == nil {
-		t.Error("somebody is under the guard")
 	}
 }
 

@@ -31,13 +31,8 @@ func (c Cell) run(command []string) error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("cannot forbid core files: %w", err)
 	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("cannot set no_new_privs: %w", err)
-	}
-	if len(c.Read)+len(c.Write) > 0 {
-		if err := c.restrict(c.NoNetwork); err != nil {
-			return fmt.Errorf("cannot shut %s in: %w", command[0], err)
-		}
+	if err := c.shut(command[0]); err != nil {
+		return err
 	}
 	if err := c.become(); err != nil {
 		return err
@@ -49,11 +44,22 @@ func (c Cell) run(command []string) error {
 	if os.Getppid() != parent {
 		return fmt.Errorf("whoever has started this has ended")
 	}
-	if c.Guard != 0 {
-		report(c.Guard)
-	}
 	err = syscall.Exec(command[0], command, os.Environ())
 	return fmt.Errorf("cannot execute %s: %w", command[0], err)
+}
+
+// shut takes from the calling thread all ways to more rights, and what is not in the cell's reach.
+func (c Cell) shut(program string) error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot set no_new_privs: %w", err)
+	}
+	if len(c.Read)+len(c.Write) == 0 {
+		return nil
+	}
+	if err := c.restrict(c.NoNetwork); err != nil {
+		return fmt.Errorf("cannot shut %s in: %w", program, err)
+	}
+	return nil
 }
 
 // allowFiles raises the soft limit to the hard one.
@@ -90,6 +96,11 @@ func (c Cell) become() error {
 	if !c.Strip {
 		return nil
 	}
+	return c.strip()
+}
+
+// strip takes all capabilities but those of Keep from the calling thread, and from a program that it becomes or starts.
+func (c Cell) strip() error {
 	if err := setCapabilities(c.Keep); err != nil {
 		return fmt.Errorf("cannot give up capabilities: %w", err)
 	}

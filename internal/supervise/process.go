@@ -17,6 +17,9 @@ type Command struct {
 	Stderr *os.File
 	Files  []*os.File     // become descriptors 3, 4, …
 	Last   syscall.Signal // what the kernel sends it if vmentry is killed
+	// Within calls fork once, on a thread whose rights the program is to have, with what belongs to them. The thread must live until ended is closed.
+	// Nil: the program has vmentry's.
+	Within func(fork func(*syscall.SysProcAttr), ended <-chan struct{}) error
 }
 
 // Process is a program that was started.
@@ -80,7 +83,7 @@ func (r *Reaper) Start(c Command) (*Process, error) {
 }
 
 // run never returns and never lets its thread go: the kernel sends a child its death signal when the *thread* that
-// made it ends (prctl(2), PR_SET_PDEATHSIG).
+// made it ends (prctl(2), PR_SET_PDEATHSIG). Those of [Command.Within] are made by others meanwhile.
 func (r *Reaper) run() {
 	runtime.LockOSThread()
 	ended := make(chan os.Signal, 1)
@@ -132,14 +135,21 @@ func (c Command) fork() (*Process, error) {
 		}
 		fds = append(fds, f.Fd())
 	}
-	pid, err := syscall.ForkExec(c.Path, append([]string{c.Path}, c.Args...), &syscall.ProcAttr{
-		Env:   c.Env,
-		Files: fds,
-		Sys:   &syscall.SysProcAttr{Pdeathsig: c.Last, Setpgid: true}, // its own group: a terminal's Ctrl-C is not for it
-	})
+	p := &Process{done: make(chan struct{})}
+	fork := func(sys *syscall.SysProcAttr) {
+		sys.Pdeathsig, sys.Setpgid = c.Last, true // its own group: a terminal's Ctrl-C is not for it
+		p.PID, err = syscall.ForkExec(c.Path, append([]string{c.Path}, c.Args...), &syscall.ProcAttr{Env: c.Env, Files: fds, Sys: sys})
+		err = os.NewSyscallError("exec "+c.Path, err)
+	}
+	if c.Within == nil {
+		fork(&syscall.SysProcAttr{})
+	} else if refused := c.Within(fork, p.done); refused != nil {
+		err = refused
+	}
 	runtime.KeepAlive(c.Files)
 	if err != nil {
-		return nil, os.NewSyscallError("exec "+c.Path, err)
+		close(p.done)
+		return nil, err
 	}
-	return &Process{PID: pid, done: make(chan struct{})}, nil
+	return p, nil
 }
