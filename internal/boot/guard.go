@@ -2,7 +2,9 @@ package boot
 
 import (
 	"bufio"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -67,41 +69,96 @@ func inward(a netip.Addr) bool {
 	return a.IsLoopback() || a.IsLinkLocalUnicast() || a.Is4() && a.As4()[0] == 0 || a == netip.IPv6Unspecified() || slices.Contains(metadata, a)
 }
 
-// isAnswer says whether a datagram comes from a port that leads to the guest, of HOSTFWD or a relay's on loopback. QEMU's other sockets are bound
-// to no address.
+// isAnswer says whether a datagram comes from a port that leads to the guest, of HOSTFWD or a relay's on loopback, and goes to a socket of the pod's that may
+// have asked there. One that is connected to that port has, and hears nobody else. One that is connected to nobody has where it is a client's: at a port that
+// the kernel has chosen, and at no address of its own. What listens on loopback is neither.
 func (o outward) isAnswer(c confine.Connection) bool {
 	link, err := os.Readlink(fmt.Sprintf("%s/%d/fd/%d", o.proc, c.PID, c.FD))
 	if err != nil {
 		return false
 	}
-	inode, ok := strings.CutPrefix(link, "socket:[")
-	if !ok {
+	sockets := o.datagramSockets()
+	i := slices.IndexFunc(sockets, func(s datagramSocket) bool { return link == "socket:["+s.inode+"]" })
+	if i < 0 {
 		return false
 	}
-	table, err := os.Open(o.proc + "/net/udp")
-	if err != nil {
+	from := sockets[i].local
+	if !from.Addr().IsLoopback() && !slices.Contains(o.answers, from.Port()) { // QEMU's other sockets are bound to no address
 		return false
 	}
-	defer table.Close()
-	local := localOf(bufio.NewScanner(table), strings.TrimSuffix(inode, "]"))
-	return local.IsValid() && (local.Addr().IsLoopback() || slices.Contains(o.answers, local.Port()))
+	client, served := false, false
+	for _, s := range sockets {
+		switch {
+		case s.local.Port() != c.To.Port():
+		case s.remote.Port() != 0:
+			if s.local == c.To && s.remote.Addr().IsLoopback() && s.remote.Port() == from.Port() {
+				return true
+			}
+		case s.local.Addr() == c.To.Addr():
+			served = true
+		case s.local.Addr().IsUnspecified():
+			client = o.isEphemeral(c.To.Port())
+		}
+	}
+	return client && !served
 }
 
-// localOf finds a socket's local address in /proc/net/udp (proc_pid_net(5)).
-func localOf(lines *bufio.Scanner, inode string) netip.AddrPort {
-	for lines.Scan() {
+// isEphemeral says whether a port is one of those that the kernel gives to clients (ip(7), ip_local_port_range).
+func (o outward) isEphemeral(port uint16) bool {
+	var first, last uint16
+	text, err := os.ReadFile(o.proc + "/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &first, &last)
+	}
+	return err == nil && first <= port && port <= last
+}
+
+// datagramSocket is a UDP socket of the pod's.
+type datagramSocket struct {
+	local, remote netip.AddrPort // the second has the port 0 where it is not connected
+	inode         string
+}
+
+// datagramSockets are those of IPv4, and those of IPv6 that may carry IPv4 as well.
+func (o outward) datagramSockets() (all []datagramSocket) {
+	for _, name := range []string{"/net/udp", "/net/udp6"} {
+		table, err := os.Open(o.proc + name)
+		if err != nil {
+			continue // there may be no IPv6
+		}
+		all = append(all, readSockets(table)...)
+		table.Close()
+	}
+	return all
+}
+
+// readSockets reads /proc/net/udp or udp6 (proc_pid_net(5)).
+func readSockets(table io.Reader) (all []datagramSocket) {
+	for lines := bufio.NewScanner(table); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
-		if len(fields) < 10 || fields[9] != inode {
+		if len(fields) < 10 {
 			continue
 		}
-		host, port, _ := strings.Cut(fields[1], ":")
-		a, err := strconv.ParseUint(host, 16, 32)
-		b, errPort := strconv.ParseUint(port, 16, 16)
-		if err != nil || errPort != nil {
-			return netip.AddrPort{}
+		local, ok := tableAddress(fields[1])
+		remote, okRemote := tableAddress(fields[2])
+		if ok && okRemote {
+			all = append(all, datagramSocket{local, remote, fields[9]})
 		}
-		// a number as the machine, which is little-endian, keeps the address
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{byte(a), byte(a >> 8), byte(a >> 16), byte(a >> 24)}), uint16(b))
 	}
-	return netip.AddrPort{}
+	return all
+}
+
+// tableAddress reads an address, whose words of four bytes are numbers as the machine, which is little-endian, keeps them.
+func tableAddress(s string) (netip.AddrPort, bool) {
+	host, port, _ := strings.Cut(s, ":")
+	b, err := hex.DecodeString(host)
+	n, errPort := strconv.ParseUint(port, 16, 16)
+	if err != nil || errPort != nil || len(b)%4 != 0 {
+		return netip.AddrPort{}, false
+	}
+	for word := range slices.Chunk(b, 4) {
+		slices.Reverse(word)
+	}
+	a, ok := netip.AddrFromSlice(b)
+	return netip.AddrPortFrom(a.Unmap(), uint16(n)), ok
 }

@@ -1,11 +1,12 @@
 package boot
 
 import (
-	"bufio"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,6 +30,26 @@ func TestOutward(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
+	served, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer served.Close()
+	asking := func(network, to string) string { // the address of one who is connected
+		c, err := net.Dial(network, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c.LocalAddr().String()
+	}
+	portOf := func(c net.PacketConn) int { return c.LocalAddr().(*net.UDPAddr).Port }
+	at := func(c net.PacketConn) string { return fmt.Sprint("127.0.0.1:", portOf(c)) }
+	six, err := net.ListenPacket("udp", ":0") // of both families
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer six.Close()
 	number := func(c net.PacketConn) (fd int) {
 		raw, err := c.(*net.UDPConn).SyscallConn()
 		if err != nil {
@@ -41,7 +62,7 @@ func TestOutward(t *testing.T) {
 		resolver: func() []netip.Addr {
 			return []netip.Addr{netip.MustParseAddr("127.0.0.11"), netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("10.96.0.10")}
 		},
-		answers: []uint16{uint16(answering.LocalAddr().(*net.UDPAddr).Port)},
+		answers: []uint16{uint16(portOf(answering))},
 		proc:    "/proc",
 	}
 	for _, tt := range []struct {
@@ -65,8 +86,18 @@ func TestOutward(t *testing.T) {
 		{"169.254.20.10:80", other, false},
 		{"[fe80::1]:80", other, false},
 		{"[fd00:ec2::254]:80", other, false},
-		{"127.0.0.1:4000", answering, true},
-		{"127.0.0.1:4000", relayed, true},
+		{asking("udp4", at(answering)), answering, true},
+		{asking("udp4", at(answering)), relayed, false},
+		{asking("udp4", at(answering)), other, false},
+		{asking("udp4", at(relayed)), relayed, true},
+		{asking("udp4", at(served)), answering, false},
+		{at(other), answering, true}, // which may have asked
+		{at(six), answering, true},
+		{at(served), answering, false},
+		{at(served), relayed, false},
+		{fmt.Sprint("127.0.0.2:", portOf(served)), answering, false},
+		{"127.0.0.1:1", answering, false},
+		{"127.0.0.1:1", relayed, false},
 		{"169.254.169.254:80", answering, false},
 	} {
 		c := confine.Connection{To: netip.MustParseAddrPort(tt.to), PID: os.Getpid(), FD: number(tt.from)}
@@ -79,14 +110,41 @@ func TestOutward(t *testing.T) {
 	}
 }
 
-// TestLocalOf reads the table of the kernel's (proc_pid_net(5)), and none that is not.
-func TestLocalOf(t *testing.T) {
-	table := "  sl  local_address rem_address   st\n" +
-		" 7: 0100007F:08B1 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0\n" +
-		" 8: XYZ:08B1 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0 0\n"
-	for inode, want := range map[int]string{4711: "127.0.0.1:2225", 4712: "invalid AddrPort", 4713: "invalid AddrPort"} {
-		if got := localOf(bufio.NewScanner(strings.NewReader(table)), strconv.Itoa(inode)).String(); got != want {
-			t.Errorf("%d: %s", inode, got)
+// TestAnswersToClients: a socket at a port that the kernel gives to nobody by itself is a server's, also one that is at no address of its own.
+func TestAnswersToClients(t *testing.T) {
+	proc := t.TempDir()
+	settings := proc + "/sys/net/ipv4"
+	if err := errors.Join(os.MkdirAll(settings, 0o755), os.Mkdir(proc+"/net", 0o755), os.MkdirAll(proc+"/1/fd", 0o755), os.Symlink("socket:[1]", proc+"/1/fd/3"),
+		os.WriteFile(settings+"/ip_local_port_range", []byte("32768\t60999\n"), 0o644),
+		os.WriteFile(proc+"/net/udp", []byte(" 1: 00000000:08B1 00000000:0000 07 0:0 0:0 0 0 0 1\n"+ // the guest's, 2225
+			" 2: 00000000:0035 00000000:0000 07 0:0 0:0 0 0 0 2\n"+ // port 53
+			" 3: 00000000:9C40 00000000:0000 07 0:0 0:0 0 0 0 3\n"+ // 40000, by two
+			" 4: 0100007F:9C40 00000000:0000 07 0:0 0:0 0 0 0 4\n"+
+			" 5: 00000000:9C41 00000000:0000 07 0:0 0:0 0 0 0 5\n"+
+			" 6: 0100007F:9C42 0100007F:08B1 01 0:0 0:0 0 0 0 6\n"+
+			" 7: 0100007F:1F90 0100007F:08B1 01 0:0 0:0 0 0 0 7\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	o := outward{answers: []uint16{2225}, proc: proc, resolver: func() []netip.Addr { return nil }}
+	for to, want := range map[string]bool{"127.0.0.1:53": false, "127.0.0.1:40000": false, "127.0.0.2:40000": true, "127.0.0.1:40001": true, "127.0.0.1:40002": true, "127.0.0.1:8080": true, "127.0.0.1:40003": false} {
+		if got := o.allow(confine.Connection{To: netip.MustParseAddrPort(to), PID: 1, FD: 3}); got != want {
+			t.Errorf("an answer to %s: %v", to, got)
 		}
+	}
+}
+
+// TestReadSockets reads the tables of the kernel's (proc_pid_net(5)), and nothing that is not one.
+func TestReadSockets(t *testing.T) {
+	table := "  sl  local_address rem_address   st\n" +
+		" 7: 0100007F:08B1 0200007F:0035 01 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0\n" +
+		" 8: XYZ:08B1 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0 0\n" +
+		" 9: 0000000000000000FFFF00000100007F:08B2 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 4713 2 0 0\n" +
+		"10: 000000000000000000000000:08B2 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 4714 2 0 0\n"
+	want := []datagramSocket{
+		{netip.MustParseAddrPort("127.0.0.1:2225"), netip.MustParseAddrPort("127.0.0.2:53"), "4711"},
+		{netip.MustParseAddrPort("127.0.0.1:2226"), netip.MustParseAddrPort("[::]:0"), "4713"},
+	}
+	if got := readSockets(strings.NewReader(table)); !slices.Equal(got, want) {
+		t.Errorf("%v", got)
 	}
 }

@@ -85,6 +85,32 @@ func (v *vm) sends(t *testing.T, text, address string, port int) {
 	}
 }
 
+// sendsAnswers is sends from a port of the guest's that is forwarded.
+func (v *vm) sendsAnswers(t *testing.T, from int, text, address string, port int) {
+	t.Helper()
+	const clients = "/proc/sys/net/ipv4/ip_local_port_range"
+	v.tell(t, fmt.Sprintf("cat %[1]s >/tmp/clients && echo %[2]d %[2]d >%[1]s", clients, from))
+	v.sends(t, text, address, port)
+	v.tell(t, "cat /tmp/clients >"+clients)
+}
+
+// hears reads from a socket until somebody says a text.
+func hears(t *testing.T, c net.PacketConn, text string) {
+	t.Helper()
+	b := make([]byte, 100)
+	c.SetReadDeadline(time.Now().Add(time.Minute))
+	for {
+		n, _, err := c.ReadFrom(b)
+		if err != nil {
+			t.Errorf("nobody says %q: %v", text, err)
+			return
+		}
+		if strings.Contains(string(b[:n]), text) {
+			return
+		}
+	}
+}
+
 // metadata is where clouds tell who asks everything about the machine, its credentials among that.
 var metadata = netip.MustParseAddr("169.254.169.254")
 
@@ -125,7 +151,7 @@ func TestUserReachesNotThePod(t *testing.T) {
 			})
 			unwanted.all = nil
 
-			c := newContainer(t, p, user, "vmtest.services=7 vmtest.dhcp=dhcpcd", "HOSTFWD=2222:7,2225:7/udp,[::1]:2226:7/udp", "VM_READY=tcp:7")
+			c := newContainer(t, p, user, "vmtest.services=7 vmtest.dhcp=dhcpcd", "HOSTFWD=2222:7,2225:7/udp,[::1]:2226:7/udp,2227:4000/udp", "VM_READY=tcp:7")
 			v := c.start(t)
 			v.Stderr.Await(t, "INF ready")
 			v.settled(t, func(s pod.State) []string {
@@ -146,6 +172,25 @@ func TestUserReachesNotThePod(t *testing.T) {
 			v.sends(t, "question", "10.0.2.3", 53)
 			if !strings.Contains(asked.list(), "question") {
 				t.Errorf("the pod's DNS server was asked: %q", asked.list())
+			}
+			// from a port that leads to the guest only those who have asked there get something
+			var connected, unconnected net.PacketConn
+			if err := p.Space.Do(func() (err error) {
+				to := net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2227}
+				if connected, err = net.DialUDP("udp4", nil, &to); err != nil {
+					return err
+				}
+				unconnected, err = net.ListenPacket("udp4", ":0")
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			defer connected.Close()
+			defer unconnected.Close()
+			v.sendsAnswers(t, 4000, "leak", "10.0.2.2", 9002)
+			for _, c := range []net.PacketConn{connected, unconnected} {
+				v.sendsAnswers(t, 4000, "answer", "10.0.2.2", c.LocalAddr().(*net.UDPAddr).Port)
+				hears(t, c, "answer")
 			}
 			if seen := unwanted.list(); seen != "" {
 				t.Errorf("the guest was seen: %s", seen)
