@@ -34,7 +34,7 @@ func (g *Guard) Start() error {
 		return g.refused
 	}
 	ready := make(chan error, 1)
-	apart(func() { // the thread is the program's user's from here on
+	apart(func() { // the thread deals with files as the program's user from here on
 		defer g.listener.Close()
 		err := g.become()
 		ready <- err
@@ -45,17 +45,22 @@ func (g *Guard) Start() error {
 	return <-ready
 }
 
-// become makes the calling thread one that may read the program's memory. It keeps what it may have, so that what is taken from all threads
-// (see [GiveUp]) can be taken from it.
+// become makes the calling thread one that may read the program's memory: in /proc a user is asked for as who he deals with files (ptrace(2),
+// PTRACE_MODE_FSCREDS), and he must have what the program has (capabilities(7)). By all else the thread stays vmentry's own, so that the program can neither
+// send it signals nor set its limits. What it may have it keeps, so that what is taken from all threads (see [GiveUp]) can be taken from it.
 func (g *Guard) become() error {
 	if g.User == nil {
 		return nil
 	}
-	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
-		return err
-	}
-	if err := g.User.become(); err != nil {
-		return err
+	for _, call := range []struct {
+		name string
+		trap uintptr
+		id   int
+	}{{"setfsgid", unix.SYS_SETFSGID, g.User.GID}, {"setfsuid", unix.SYS_SETFSUID, g.User.UID}} {
+		unix.RawSyscall(call.trap, uintptr(call.id), 0, 0) // it returns the one before, also where nothing has changed
+		if now, _, _ := unix.RawSyscall(call.trap, ^uintptr(0), 0, 0); int(now) != call.id {
+			return fmt.Errorf("%s %d: it is still %d", call.name, call.id, now)
+		}
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

@@ -37,7 +37,10 @@ func dial(network string, to netip.AddrPort) string {
 	return fmt.Sprintf("exec 3<>/dev/%s/%s/%d", network, to.Addr(), to.Port())
 }
 
-// TestGuard: a program connects where its guard lets it, and meets nobody elsewhere, whoever's it is.
+// atGuard tries to send signals to each thread of who has started the program, and to learn its limits.
+const atGuard = "for t in /proc/$PPID/task/*; do kill -0 ${t##*/} 2>/dev/null && echo signals; prlimit --nofile --pid ${t##*/} >/dev/null 2>&1 && echo limits; done"
+
+// TestGuard: a program connects where its guard lets it, and meets nobody elsewhere, whoever's it is. Another user's program has no power over its guard.
 func TestGuard(t *testing.T) {
 	for name, user := range map[string]*User{"the same user": nil, "another user": {UID: 60001, GID: 60001}} {
 		t.Run(name, func(t *testing.T) {
@@ -50,7 +53,7 @@ func TestGuard(t *testing.T) {
 				asked = append(asked, c.To.String())
 				return c.To != closed
 			}}
-			script := fmt.Sprintf("(%s) && echo open; (%s) 2>&1 || echo closed; (%s) && echo datagram", dial("tcp", open), dial("tcp", closed), dial("udp", open))
+			script := fmt.Sprintf("(%s) && echo open; (%s) 2>&1 || echo closed; (%s) && echo datagram; %s", dial("tcp", open), dial("tcp", closed), dial("udp", open), atGuard)
 			read, write, err := os.Pipe()
 			if err != nil {
 				t.Fatal(err)
@@ -71,6 +74,8 @@ func TestGuard(t *testing.T) {
 			program.await()
 			if said := string(said); !strings.Contains(said, "open\n") || !strings.Contains(said, "Connection refused") || !strings.Contains(said, "\nclosed\n") || !strings.Contains(said, "datagram\n") {
 				t.Errorf("the program says:\n%s", said)
+			} else if power := strings.Contains(said, "signals") || strings.Contains(said, "limits"); power != (user == nil) {
+				t.Errorf("power over the guard: %v; the program says:\n%s", power, said)
 			}
 			mu.Lock()
 			defer mu.Unlock()
