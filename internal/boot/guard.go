@@ -36,7 +36,7 @@ func (p Plan) guard() *confine.Guard {
 // post lets the guard begin.
 func post(g *confine.Guard, log *slog.Logger) {
 	if err := g.Start(); err != nil {
-		log.Warn("the guest can reach what listens on the pod's loopback, and link-local addresses: nobody can say where QEMU connects to", "error", err)
+		log.Warn("the guest can reach what listens on the pod's loopback, and clouds' metadata: nobody can say where QEMU connects to", "error", err)
 	}
 }
 
@@ -50,23 +50,16 @@ type outward struct {
 	proc     string              // /proc
 }
 
-// allow keeps the guest from what means this pod, or its node, to a socket of the pod's: loopback, and link-local addresses, at which clouds
-// keep their metadata. The pod's DNS servers may be there: QEMU asks them for the guest. And clients on loopback get their answers.
+// allow keeps the guest from the networks that are not for it. The pod's DNS servers may be there: QEMU asks them for the guest. And clients on
+// loopback get their answers.
 func (o outward) allow(c confine.Connection) bool {
-	if !inward(c.To.Addr()) {
+	if !slices.ContainsFunc(network.Refused, func(p netip.Prefix) bool { return p.Contains(c.To.Addr()) }) {
 		return true
 	}
 	if c.To.Port() == dnsPort && slices.Contains(o.resolver(), c.To.Addr().WithZone("")) {
 		return true
 	}
 	return c.To.Addr().IsLoopback() && o.isAnswer(c)
-}
-
-// metadata are the addresses of clouds' metadata that are not link-local: Amazon's and Google's of IPv6.
-var metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("fd20:ce::254")}
-
-func inward(a netip.Addr) bool {
-	return a.IsLoopback() || a.IsLinkLocalUnicast() || a.Is4() && a.As4()[0] == 0 || a == netip.IPv6Unspecified() || slices.Contains(metadata, a)
 }
 
 // isAnswer says whether a datagram comes from a port that leads to the guest, of HOSTFWD or a relay's on loopback, and goes to a socket of the pod's that may

@@ -13,7 +13,7 @@ import (
 	"github.com/vmentry/vmentry/internal/confine"
 )
 
-// TestOutward: the guest's way out leads to neither the pod's loopback nor link-local addresses, but for DNS servers there, and answers.
+// TestOutward: the guest's way out leads to neither the pod's loopback nor clouds' metadata, but for DNS servers there, and answers.
 func TestOutward(t *testing.T) {
 	answering, err := net.ListenPacket("udp4", "0.0.0.0:0")
 	if err != nil {
@@ -86,6 +86,14 @@ func TestOutward(t *testing.T) {
 		{"169.254.20.10:80", other, false},
 		{"[fe80::1]:80", other, false},
 		{"[fd00:ec2::254]:80", other, false},
+		{"[fd00:c1::a9fe:a9fe]:80", other, false},
+		{"100.100.100.200:80", other, false},
+		{"168.63.129.16:80", other, false},
+		{"168.63.129.16:53", other, false},
+		{"168.63.129.17:53", other, true},
+		{"[64:ff9b::a9fe:a9fe]:80", other, false},
+		{"[64:ff9b::7f00:1]:80", other, false},
+		{"[64:ff9b::192.0.2.1]:80", other, true},
 		{asking("udp4", at(answering)), answering, true},
 		{asking("udp4", at(answering)), relayed, false},
 		{asking("udp4", at(answering)), other, false},

@@ -426,18 +426,45 @@ func FuzzCell(f *testing.F) {
 	})
 }
 
+// TestDestination: an address that the guard cannot read is none that it knows.
+func TestDestination(t *testing.T) {
+	loopback := []byte{0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}
+	for _, tt := range []struct {
+		name            string
+		address         []byte
+		connect         bool
+		to              string
+		internet, known bool
+	}{
+		{"IPv4", append([]byte{unix.AF_INET, 0}, loopback...), true, "127.0.0.1:80", true, true},
+		{"IPv4, cut off", append([]byte{unix.AF_INET, 0}, loopback[:13]...), true, "", false, false},
+		{"sent to no family", append([]byte{unix.AF_UNSPEC, 0}, loopback...), false, "127.0.0.1:80", true, true},
+		{"disconnecting", append([]byte{unix.AF_UNSPEC, 0}, loopback...), true, "", false, true},
+		{"IPv4 in IPv6", []byte{unix.AF_INET6, 0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1}, true, "127.0.0.1:80", true, true},
+		{"IPv6, cut off", []byte{unix.AF_INET6, 0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0}, true, "", false, false},
+		{"a helper's socket", []byte{unix.AF_UNIX, 0, '/', 'x'}, true, "", false, true},
+		{"the machine's own", []byte{unix.AF_VSOCK, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0}, true, "", false, false},
+		{"nothing", nil, true, "", false, false},
+	} {
+		to, internet, known := destination(tt.address, tt.connect)
+		if internet && to.String() != tt.to || internet != tt.internet || known != tt.known {
+			t.Errorf("%s: %s, of the internet: %v, known: %v", tt.name, to, internet, known)
+		}
+	}
+}
+
 // FuzzDestination: no address makes the guard stumble, and what it takes for none of the internet's is none.
 func FuzzDestination(f *testing.F) {
-	f.Add([]byte{2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0})
-	f.Add([]byte{10, 0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1, 0, 0, 0, 0})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		to, internet := destination(b)
+	f.Add([]byte{2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}, true)
+	f.Add([]byte{10, 0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1, 0, 0, 0, 0}, false)
+	f.Fuzz(func(t *testing.T, b []byte, connect bool) {
+		to, internet, known := destination(b, connect)
 		if to.Addr().Is4In6() {
 			t.Errorf("%x is %s, which is IPv4", b, to)
 		}
 		whole := map[byte]int{unix.AF_INET: unix.SizeofSockaddrInet4, unix.AF_INET6: unix.SizeofSockaddrInet6 - 4}
-		if len(b) >= 2 && b[1] == 0 && whole[b[0]] > 0 && len(b) >= whole[b[0]] != internet {
-			t.Errorf("%x: of the internet: %v", b, internet)
+		if len(b) >= 2 && b[1] == 0 && whole[b[0]] > 0 && len(b) >= whole[b[0]] != internet || internet && !known {
+			t.Errorf("%x: of the internet: %v, known: %v", b, internet, known)
 		}
 	})
 }

@@ -139,20 +139,25 @@ func (g *Guard) judge(n notification) bool {
 	if _, err := memory.ReadAt(address, int64(at)); err != nil {
 		return false
 	}
-	to, internet := destination(address)
-	return !internet || g.Allow(Connection{to, int(n.pid), int(int32(n.args[0]))})
+	to, internet, known := destination(address, n.call == unix.SYS_CONNECT)
+	return known && (!internet || g.Allow(Connection{to, int(n.pid), int(int32(n.args[0]))}))
 }
 
-// destination reads a socket address. internet is false where it is none of IPv4 or IPv6.
-func destination(b []byte) (to netip.AddrPort, internet bool) {
+// destination reads a socket address, of connect(2) or sendto(2). internet says whether it is one of IPv4 or IPv6, known whether it is one of these or of others
+// that QEMU needs: helpers' sockets, and what the C library asks the kernel before it looks up names. To send to no family is to send by IPv4
+// (net/ipv4/udp.c, udp_sendmsg), and to connect there is to disconnect.
+func destination(b []byte, connect bool) (to netip.AddrPort, internet, known bool) {
 	if len(b) < 2 {
-		return to, false
+		return to, false, false
 	}
-	switch family := binary.NativeEndian.Uint16(b); {
-	case family == unix.AF_INET && len(b) >= unix.SizeofSockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:])), true
+	family := binary.NativeEndian.Uint16(b)
+	switch {
+	case family == unix.AF_UNIX, family == unix.AF_NETLINK, family == unix.AF_UNSPEC && connect:
+		return to, false, true
+	case (family == unix.AF_INET || family == unix.AF_UNSPEC) && len(b) >= unix.SizeofSockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:])), true, true
 	case family == unix.AF_INET6 && len(b) >= unix.SizeofSockaddrInet6-4: // the kernel takes one without a scope
-		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), binary.BigEndian.Uint16(b[2:])), true
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), binary.BigEndian.Uint16(b[2:])), true, true
 	}
-	return to, false
+	return to, false, false
 }

@@ -220,7 +220,7 @@ func (n *NATPlan) nameServers(pod Pod, lease *Lease) (others []netip.Addr) {
 				n.Resolvers = append(n.Resolvers, s)
 			}
 			others = append(others, s)
-		case s.IsLinkLocalUnicast():
+		case isRefused(s):
 			others = append(others, s)
 		case s.Is4() && lease.V4.Router.IsValid():
 			lease.V4.DNS = append(lease.V4.DNS, s)
@@ -343,5 +343,5 @@ func (n *NATPlan) lines() []string {
 	} else {
 		lines = append(lines, forwardLines(n.Forwards, nil)...)
 	}
-	return append(lines, fmt.Sprintf("the guest goes out by %s with the pod's addresses, and not to link-local ones (169.254.169.254)", strings.Join(n.Uplinks, ", ")))
+	return append(lines, fmt.Sprintf("the guest goes out by %s with the pod's addresses, and not to those of clouds' metadata", strings.Join(n.Uplinks, ", ")))
 }

@@ -163,7 +163,10 @@ func TestNATEveryPort(t *testing.T) {
 // TestNATGuard: what listens in the pod is not the guest's to speak to, and the metadata of clouds neither.
 func TestNATGuard(t *testing.T) {
 	p := newNATPod(t, 1500, true)
-	p.peer.script(t, "ip addr add 169.254.169.254/32 dev lo; ip addr add fd00:ec2::254/128 dev lo nodad")
+	clouds := []string{"169.254.169.254", "100.100.100.200", "168.63.129.16", "fd00:ec2::254", "fd00:c1::a9fe:a9fe", "64:ff9b::a9fe:a9fe"}
+	for _, a := range clouds {
+		p.peer.script(t, "ip addr add "+a+" dev lo "+map[bool]string{true: "nodad"}[strings.Contains(a, ":")])
+	}
 	p.pod.echo(t, "pod", ":8080")
 	p.pod.echo(t, "pod", fmt.Sprint(":", DNSPort))
 	p.pod.echo(t, "pod", "127.0.0.1:53")
@@ -172,8 +175,8 @@ func TestNATGuard(t *testing.T) {
 	a := p.pod.apply(t, o)
 	p.join(t, a.Plan)
 	reach := a.Plan.Bridges[0].Reach
-	for _, a := range []string{far4, "169.254.169.254", "[fd00:ec2::254]"} {
-		p.peer.echo(t, "peer", a+":9")
+	for _, a := range append(clouds, far4) {
+		p.peer.echo(t, "peer", net.JoinHostPort(a, "9"))
 	}
 	p.guest.echo(t, "guest", ":7")
 
@@ -183,13 +186,16 @@ func TestNATGuard(t *testing.T) {
 	expect(t, p.guest, gateway4+":53", "pod "+guest4) // where vmentry forwards DNS
 	expect(t, p.guest, far4+":9", "peer "+pod4)
 	expect(t, p.pod, "127.0.0.1:53", "pod 127.0.0.1")
-	expect(t, p.pod, "169.254.169.254:9", "peer "+pod4)
-	expect(t, p.pod, "[fd00:ec2::254]:9", "peer "+pod6)
+	var closed []string
+	for _, a := range clouds {
+		at := net.JoinHostPort(a, "9")
+		expect(t, p.pod, at, "peer "+map[bool]string{true: pod4, false: pod6}[netip.MustParseAddr(a).Is4()])
+		closed = append(closed, at)
+	}
 	p.guest.run(t, "ping", "-c", "1", "-w", "60", gateway4)
 	for _, network := range []string{"tcp", "udp"} {
-		p.guest.refused(t, network,
-			gateway4+":8080", pod4+":8080", pod4+":53", "169.254.169.254:9",
-			"["+pod6+"]:8080", "["+reach.V6.String()+"]:8080", "["+reach.V6.String()+"]:53", "[fd00:ec2::254]:9")
+		p.guest.refused(t, network, closed...)
+		p.guest.refused(t, network, gateway4+":8080", pod4+":8080", pod4+":53", "["+pod6+"]:8080", "["+reach.V6.String()+"]:8080", "["+reach.V6.String()+"]:53")
 		p.peer.refused(t, network, gateway4+":53", guest4+":7", "["+reach.V6.String()+"]:53", "["+reach.Guest[0].String()+"]:7")
 	}
 }

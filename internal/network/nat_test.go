@@ -83,7 +83,7 @@ func TestNATPlan(t *testing.T) {
 		"the guest gets " + guest6.String() + ", router " + LinkLocal(madeMAC("bridge", mac)).String() + ", on the link " + ula.String() + ", DNS 2001:db8::53",
 		"the pod reaches the guest from 10.0.2.2, " + gateway6.String(),
 		"every TCP and UDP port of eth0 leads to the guest, but TCP 8080",
-		"the guest goes out by eth0 with the pod's addresses, and not to link-local ones (169.254.169.254)",
+		"the guest goes out by eth0 with the pod's addresses, and not to those of clouds' metadata",
 	}
 	if diff := cmp.Diff(lines, got.Lines()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -141,6 +141,7 @@ func TestNATNameServers(t *testing.T) {
 		{"the cluster's", "10.96.0.10", false, true, servers("10.96.0.10"), nil, "", nil},
 		{"Docker's own", "127.0.0.11", false, true, servers("10.0.2.2"), nil, "10.0.2.2", servers("127.0.0.11")},
 		{"the node's cache", "169.254.20.10", false, true, servers("10.0.2.2"), nil, "10.0.2.2", nil},
+		{"Azure's", "168.63.129.16", false, true, servers("10.0.2.2"), nil, "10.0.2.2", nil},
 		{"in the pod", "10.244.1.7 10.96.0.10", false, true, servers("10.0.2.2", "10.96.0.10"), nil, "10.0.2.2", servers("10.244.1.7")},
 		{"of the family that the guest has not", "2001:db8::53", false, true, servers("10.0.2.2"), nil, "10.0.2.2", nil},
 		{"of both families", "2001:db8::53 10.96.0.10", true, true, servers("10.96.0.10"), servers("2001:db8::53"), "", nil},

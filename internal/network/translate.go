@@ -13,13 +13,14 @@ import (
 var (
 	loopback4  = netip.MustParsePrefix("127.0.0.0/8")
 	loopback6  = netip.MustParsePrefix("::1/128")
-	linkLocal4 = netip.MustParsePrefix("169.254.0.0/16") // clouds answer there for what a machine may know and may do (169.254.169.254)
 	linkLocal6 = netip.MustParsePrefix("fe80::/10")
-	metadata6  = netip.MustParsePrefix("fd00:ec2::254/128") // the same of EC2, by IPv6
 )
 
-// ports is the chain that leads to the guest what is said to it by the pod's addresses.
-const ports = "ports"
+// Chains that others jump to.
+const (
+	ports   = "ports"   // leads to the guest what is said to it by the pod's addresses
+	nowhere = "nowhere" // drops what the guest says to those who are not for it
+)
 
 // translate says which packets change their addresses, and which may pass between the guest, the pod and the outside. Only the
 // first packet of a connection is asked about (nft(8), chain type nat): the answers to the pod's own connections stay the pod's.
@@ -34,6 +35,7 @@ func (n *NATPlan) translate(b BridgePlan) error {
 		b.redirectDNS(incoming)
 		r.chain("outgoing", nftables.ChainTypeNAT, nftables.ChainHookOutput, destinationNAT).rule(jump(ports))
 		n.masquerade(b, r.chain("leaving", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 100))
+		refuse(r.part(nowhere))
 		n.forward(b, r.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, 0))
 		n.guard(b, r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0))
 	})
@@ -116,9 +118,7 @@ func (n *NATPlan) forward(b BridgePlan, forward *chain) {
 	forward.rule(from(b.Name), opening(), clampMSS())
 	forward.rule(to(b.Name), opening(), clampMSS())
 	forward.rule(from(b.Name), to(b.Name), accept())
-	for _, refused := range []netip.Prefix{linkLocal4, metadata6} {
-		forward.rule(from(b.Name), receiver(refused), drop())
-	}
+	forward.rule(from(b.Name), jump(nowhere))
 	for _, uplink := range n.Uplinks {
 		forward.rule(from(b.Name), to(uplink), accept())
 	}
@@ -128,6 +128,14 @@ func (n *NATPlan) forward(b BridgePlan, forward *chain) {
 	forward.rule(to(b.Name), drop())
 	for _, uplink := range n.Uplinks {
 		forward.rule(from(uplink), drop())
+	}
+}
+
+// refuse drops what would open a connection to one of [Refused]; what belongs to another connection has to pass no list.
+func refuse(nowhere *chain) {
+	nowhere.rule(tracked(), leave())
+	for _, p := range Refused {
+		nowhere.rule(receiver(p), drop())
 	}
 }
 
