@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/vmentry/vmentry/internal/config"
+	"github.com/vmentry/vmentry/internal/confine"
 	"github.com/vmentry/vmentry/internal/console"
 	"github.com/vmentry/vmentry/internal/disk"
 	"github.com/vmentry/vmentry/internal/network"
@@ -152,8 +153,8 @@ func (p Plan) announce(log *slog.Logger) {
 	for _, w := range slices.Concat(p.Image.Warnings, p.Network.Warnings, p.Volumes.Warnings) {
 		log.Warn(w)
 	}
-	if aroundQEMUImg() == nil {
-		log.Debug("qemu-img is not shut in: this kernel has no Landlock, or it is switched off")
+	if confine.Landlock() == 0 {
+		log.Debug("QEMU and its helpers reach all files that their user may: this kernel has no Landlock, or it is switched off")
 	}
 	for _, m := range p.Provision.Messages {
 		level := slog.LevelInfo

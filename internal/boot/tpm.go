@@ -29,8 +29,8 @@ func planTPM(ctx context.Context, cfg config.Config) (tpm.Plan, error) {
 	if err != nil {
 		return tpm.Plan{}, fail(supervise.Unavailable, "%w", err)
 	}
-	in := tpm.Input{State: filepath.Join(cfg.DataDir, disk.TPMName), RunDir: cfg.RunDir, Swtpm: program}
-	if self, err := os.Executable(); err == nil && confine.Landlock() > 0 {
+	in := tpm.Input{State: filepath.Join(cfg.DataDir, disk.TPMName), RunDir: cfg.RunDir, Swtpm: program, Landlock: confine.Landlock() > 0}
+	if self, err := os.Executable(); err == nil {
 		in.Confine = around(self, forFiles())
 	}
 	return tpm.MakePlan(in), nil

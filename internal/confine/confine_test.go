@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -139,6 +140,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if os.Getenv("TEST_NO_LANDLOCK") != "" {
+		os.Unsetenv("TEST_NO_LANDLOCK")
+		fatal(withoutLandlock(os.Args[1:]))
+	}
 	os.Exit(m.Run())
 }
 
@@ -241,6 +246,44 @@ func rightsOfThreads() map[string]int {
 		all[fmt.Sprint(r["Uid"], r["Gid"], r["Groups"], r["CapPrm"], r["CapEff"], r["CapInh"], r["CapAmb"], r["CapBnd"], r["NoNewPrivs"], r["Seccomp"])]++
 	}
 	return all
+}
+
+// withoutLandlock lets a program take this process's place, on a kernel that has no Landlock as far as the program can see. It returns only if that fails.
+func withoutLandlock(command []string) error {
+	runtime.LockOSThread()
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: callNumber},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_LANDLOCK_CREATE_RULESET, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0x00050000 | uint32(unix.ENOSYS)}, // SECCOMP_RET_ERRNO
+		{Code: unix.BPF_RET | unix.BPF_K, K: returnAllow},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, setModeFilter, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
+		return errno
+	}
+	return syscall.Exec(command[0], command, os.Environ())
+}
+
+// TestWithoutLandlock: where the kernel has none, a program still has no right but its user's.
+func TestWithoutLandlock(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cell := Cell{Reach: Reach{Read: []string{"/proc"}, Write: []string{dir}}, Strip: true, NoNetwork: true}
+	cmd := exec.Command(self, cell.Around(self, []string{"/bin/sh", "-c", "cat /etc/hosts >/dev/null && cat /proc/self/status"})...)
+	cmd.Env = append(os.Environ(), "TEST_NO_LANDLOCK=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil { // with Landlock it could not read there
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got := rightsOf(string(out)); got["CapEff"] != mask(0) || got["CapPrm"] != mask(0) || got["NoNewPrivs"] != "1" {
+		t.Errorf("it has %s, %s; no_new_privs %s", got["CapEff"], got["CapPrm"], got["NoNewPrivs"])
+	}
 }
 
 func fatal(err error) {

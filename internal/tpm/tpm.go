@@ -33,7 +33,8 @@ type Input struct {
 	Swtpm  Program
 	// Confine gives the command by which another is run that reaches these files alone, to be read or to be written too. Nil: there is
 	// nothing to shut it in with.
-	Confine func(read, write, command []string) []string
+	Confine  func(read, write, command []string) []string
+	Landlock bool // the kernel has what keeps it to these files
 }
 
 // Plan is how the guest gets its TPM.
@@ -87,7 +88,7 @@ func version(capabilities []byte) (string, error) {
 
 // MakePlan makes the plan.
 func MakePlan(in Input) Plan {
-	p := Plan{Swtpm: in.Swtpm, State: in.State, Socket: filepath.Join(in.RunDir, Socket), Confined: in.Confine != nil}
+	p := Plan{Swtpm: in.Swtpm, State: in.State, Socket: filepath.Join(in.RunDir, Socket), Confined: in.Confine != nil && in.Landlock}
 	p.Command = in.command("fd=3")
 	if in.Confine != nil {
 		p.Command = in.Confine(nil, []string{in.State}, p.Command)

@@ -39,6 +39,7 @@ func TestMakePlan(t *testing.T) {
 	if diff := cmp.Diff(swtpm("path=/run/vm/tpm.sock"), p.Unsupervised()); diff != "" {
 		t.Error(diff)
 	}
+	in.Landlock = true
 	in.Confine = func(read, write, command []string) []string { // it reaches its state alone
 		return append(append(append([]string{"confine"}, read...), write...), command...)
 	}
