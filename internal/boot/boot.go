@@ -332,16 +332,16 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 	}
 	defer kept()
 	defer silent()
-	err = held.settle()
-	if err == nil {
-		err = v.letGo(monitor)
-	}
-	if err != nil {
+	if err := held.settle(); err != nil {
 		v.abandon()
 		return supervise.End{}, err
 	}
-	if !p.givesUpFirst() {
+	if !p.givesUpFirst() { // and in any case before the guest can do anything
 		p.giveUp(log)
+	}
+	if err := v.letGo(monitor); err != nil {
+		v.abandon()
+		return supervise.End{}, err
 	}
 	giveBack()
 	background, cancel := context.WithCancel(context.Background())
