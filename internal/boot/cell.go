@@ -27,12 +27,11 @@ type Cell struct {
 	Why  string
 }
 
-// Of the user that QEMU gets: Debian gives these numbers to nobody (Debian Policy, 9.2.2). Each VM has one of its own, so that QEMUs do not
-// share one where containers' users are the node's.
-const (
-	firstUser = 60000
-	users     = 5000
-)
+// numbersOfUsers are those from which the user that QEMU gets comes. Each VM has one of its own, so that QEMUs do not share one where containers' users are
+// the node's. The first are nobody's: neither Debian and systemd (Debian Policy, 9.2.2; systemd's "Users, Groups, UIDs and GIDs") nor useradd give
+// them to users, and to containers only those from 100000 on (subuid(5)). A user namespace has seldom more than 65536 numbers; these are nobody's but its own,
+// and systemd leaves the second ones free there.
+var numbersOfUsers = []struct{ first, count int }{{65536, 34464}, {60578, 606}}
 
 // rightsForUser are the capabilities by which QEMU can be given a user of its own, and dealt with then. They are in the runtimes' default set.
 var rightsForUser = []int{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN, unix.CAP_KILL, unix.CAP_DAC_OVERRIDE}
@@ -67,13 +66,18 @@ func (p *Plan) planCell() Cell {
 	if os.Geteuid() == 0 {
 		why = "the container has not all of the capabilities SETUID, SETGID, CHOWN, KILL and DAC_OVERRIDE"
 		if len(confine.Has(rightsForUser...)) == len(rightsForUser) {
-			own := cell
-			own.User = p.qemuUser()
-			err := own.Try(read, write, enter)
-			if err == nil {
-				return Cell{Cell: own, Why: "the container may change users"}
+			for _, numbers := range numbersOfUsers {
+				own := cell
+				own.User = p.qemuUser(numbers.first, numbers.count)
+				err := own.Try(read, write, enter)
+				if err == nil {
+					return Cell{Cell: own, Why: "the container may change users"}
+				}
+				why = "a user of its own could not do its work: " + err.Error()
+				if !errors.Is(err, unix.EINVAL) { // the namespace has the number
+					break
+				}
 			}
-			why = "a user of its own could not do its work: " + err.Error()
 		}
 	}
 	if err := cell.Try(read, write, enter); errors.Is(err, fs.ErrPermission) {
@@ -107,11 +111,11 @@ func (c Cell) String() string {
 	return fmt.Sprintf("%s, with %s, %s: %s", user, rights, around, c.Why)
 }
 
-// qemuUser is the user that QEMU gets.
-func (p *Plan) qemuUser() *confine.User {
+// qemuUser is the user that QEMU gets, of so many.
+func (p *Plan) qemuUser(first, count int) *confine.User {
 	sum := fnv.New32()
 	sum.Write([]byte(p.Identity))
-	id := firstUser + int(sum.Sum32()%users)
+	id := first + int(sum.Sum32()%uint32(count))
 	u := &confine.User{UID: id, GID: id}
 	if info, err := os.Stat(kvmDevice); p.Machine.Accel == qemu.KVM && err == nil && info.Mode()&0o060 == 0o060 {
 		u.Groups = append(u.Groups, int(info.Sys().(*syscall.Stat_t).Gid))

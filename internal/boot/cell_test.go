@@ -1,11 +1,15 @@
 package boot
 
 import (
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/vmentry/vmentry/internal/config"
@@ -42,8 +46,12 @@ func TestPlanCell(t *testing.T) {
 	if os.Geteuid() != 0 || len(confine.Has(rightsForUser...)) < len(rightsForUser) {
 		t.Skip("this user cannot start programs as others")
 	}
+	numbers := numbersOfUsers[0]
+	if os.Getenv(inNamespace) != "" {
+		numbers = numbersOfUsers[1]
+	}
 	cell, dir := cellOf(t, true)
-	if cell.User == nil || cell.User.UID < firstUser || cell.User.UID >= firstUser+users || !cell.Strip || len(cell.Keep) > 0 || !cell.NoNetwork {
+	if cell.User == nil || cell.User.UID < numbers.first || cell.User.UID >= numbers.first+numbers.count || !cell.Strip || len(cell.Keep) > 0 || !cell.NoNetwork {
 		t.Errorf("%s: %+v", cell, cell)
 	}
 	if confine.Landlock() > 0 && (!slices.Contains(cell.Read, dir+"/kernel") || !slices.Contains(cell.Write, dir+"/run/qemu") || slices.Contains(cell.Write, dir+"/run")) {
@@ -61,6 +69,24 @@ func TestPlanCell(t *testing.T) {
 	cell, _ = cellOf(t, true, "-drive", "file=/etc/hosts,readonly=on", "-D", "/var/log/none/qemu")
 	if cell.NoNetwork || cell.User != nil || confine.Landlock() > 0 && !slices.Contains(slices.Concat(cell.Read, cell.Write), "/etc/hosts") || confine.Landlock() > 0 && !slices.Contains(cell.Write, "/var/log") {
 		t.Errorf("with files of the user's, one of which root alone can make: %s: %+v", cell, cell)
+	}
+}
+
+// inNamespace is set in a user namespace that has as many numbers as most have.
+const inNamespace = "TEST_USER_NAMESPACE"
+
+// TestPlanCellInNamespace: where the usual numbers are nobody, QEMU's user has another.
+func TestPlanCellInNamespace(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestPlanCell$", "-test.v")
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	all := []syscall.SysProcIDMap{{Size: 65536}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: all, GidMappings: all, GidMappingsEnableSetgroups: true}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, fs.ErrPermission) {
+		t.Skipf("there can be no user namespaces here: %v", err)
+	}
+	if err != nil || !strings.Contains(string(out), "--- PASS") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

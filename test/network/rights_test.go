@@ -157,7 +157,7 @@ func look(t *testing.T, pid int, c *container) string {
 		user = "root"
 	case n == arbitrary:
 		user = "arbitrary"
-	case 60000 <= n && n < 65000:
+	case 65536 <= n && n < 100000:
 		user = "its own"
 	}
 	if s["CapEff"] != s["CapPrm"] {
