@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,10 +51,12 @@ func (p *Plan) planCell() Cell {
 	}
 	var cell confine.Cell
 	read, write := p.qemuFiles()
+	made, sockets := p.missing()
 	if confine.Landlock() > 0 {
 		cell.Read = append(read[:len(read):len(read)], whatQEMUReads...)
 		cell.Write = append(write[:len(write):len(write)], p.file(qemuDir), os.DevNull)
-		cell.Write = append(cell.Write, p.qemuSockets()...)
+		cell.Write = slices.Concat(cell.Write, p.qemuSockets(), made)
+		cell.Sockets = sockets
 		// what the extra arguments want of the network is not known
 		cell.NoNetwork = p.Network.Mode != network.User && len(m.ExtraArgs) == 0
 	}
@@ -61,7 +64,11 @@ func (p *Plan) planCell() Cell {
 	if p.wantsLowPort() {
 		cell.Keep = confine.Has(unix.CAP_NET_BIND_SERVICE)
 	}
+	write = append(write, sockets...)
 	enter := []string{existing(p.Config.RunDir)}
+	for _, path := range made {
+		enter = append(enter, filepath.Dir(path))
+	}
 	why := "vmentry is not root here"
 	if os.Geteuid() == 0 {
 		why = "the container has not all of the capabilities SETUID, SETGID, CHOWN, KILL and DAC_OVERRIDE"
@@ -141,20 +148,59 @@ func (p *Plan) qemuFiles() (read, write []string) {
 	if m.Accel == qemu.KVM {
 		write = append(write, kvmDevice)
 	}
-	for _, path := range m.ExtraPaths() {
-		if _, err := os.Lstat(path); err != nil { // it may be about to make it
-			path = existing(path)
-		}
-		if unix.Access(path, unix.W_OK) == nil {
-			write = append(write, path)
-		} else {
-			read = append(read, path)
+	for _, e := range m.ExtraPaths() {
+		switch _, err := os.Lstat(e.Path); {
+		case err != nil: // see missing
+		case unix.Access(e.Path, unix.W_OK) == nil:
+			write = append(write, e.Path)
+		default:
+			read = append(read, e.Path)
 		}
 	}
-	if len(m.ExtraArgs) > 0 { // of -snapshot
+	if m.Temporary() {
 		write = append(write, existing("/var/tmp"))
 	}
 	return read, write
+}
+
+// missing are the files of the extra arguments that are not there: vmentry makes them, so that QEMU needs no right to do so. It has to make its sockets
+// itself, so for those it is the directories. Where there is no directory QEMU can make nothing.
+func (p *Plan) missing() (files, directories []string) {
+	for _, e := range p.Machine.ExtraPaths() {
+		dir := filepath.Dir(e.Path)
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			continue
+		}
+		switch _, err := os.Lstat(e.Path); {
+		case err == nil:
+		case e.Socket:
+			directories = append(directories, dir)
+		default:
+			files = append(files, e.Path)
+		}
+	}
+	return files, directories
+}
+
+// makeMissing makes the files that QEMU is to find.
+func (p *Plan) makeMissing() error {
+	files, _ := p.missing()
+	for _, path := range files {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+		if errors.Is(err, fs.ErrExist) { // it is named twice
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if u := p.Cell.User; u != nil {
+			err = f.Chown(u.UID, u.GID)
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // qemuSockets are those of others in the run directory that QEMU connects to, and its files there.
@@ -218,6 +264,9 @@ func (p Plan) readyQEMU(hand func(*os.File) (int, error)) (confine.Cell, qemu.Ma
 	}
 	if err := p.giveToQEMU(); err != nil {
 		return cell, p.Machine, fail(supervise.IOError, "the run directory cannot be given to QEMU: %w", err)
+	}
+	if err := p.makeMissing(); err != nil {
+		return cell, p.Machine, fail(supervise.IOError, "VM_ARGS: a file cannot be made for QEMU: %w", err)
 	}
 	m, err := p.Machine.HandOver(func(path string, flags int) (int, error) {
 		f, err := os.OpenFile(path, flags, 0)

@@ -66,9 +66,17 @@ func TestPlanCell(t *testing.T) {
 	if cell, _ := cellOf(t, true, "-sandbox", "off"); !cell.Open {
 		t.Errorf("with the sandbox off: %s", cell)
 	}
-	cell, _ = cellOf(t, true, "-drive", "file=/etc/hosts,readonly=on", "-D", "/var/log/none/qemu")
-	if cell.NoNetwork || cell.User != nil || confine.Landlock() > 0 && !slices.Contains(slices.Concat(cell.Read, cell.Write), "/etc/hosts") || confine.Landlock() > 0 && !slices.Contains(cell.Write, "/var/log") {
-		t.Errorf("with files of the user's, one of which root alone can make: %s: %+v", cell, cell)
+	data, log, socket := dir+"/data", dir+"/log", dir+"/sockets/vnc"
+	if err := errors.Join(os.WriteFile(data, nil, 0o666), os.Chmod(data, 0o666), os.Mkdir(filepath.Dir(socket), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	cell, _ = cellOf(t, true, "-drive", "file="+data, "-D", log, "-append", "root=/dev/none")
+	if cell.NoNetwork || cell.User == nil || confine.Landlock() > 0 && (!slices.Contains(cell.Write, data) || !slices.Contains(cell.Write, log) ||
+		slices.Contains(cell.Write, dir) || slices.Contains(cell.Write, "/dev") || slices.Contains(cell.Write, "/var/tmp")) {
+		t.Errorf("with files of the user's: %s: %+v", cell, cell)
+	}
+	if cell, _ = cellOf(t, true, "-vnc", "unix:"+socket); cell.User != nil || confine.Landlock() > 0 && !slices.Equal(cell.Sockets, []string{filepath.Dir(socket)}) {
+		t.Errorf("with a socket that root alone can make: %s: %+v", cell, cell)
 	}
 }
 
@@ -87,6 +95,29 @@ func TestPlanCellInNamespace(t *testing.T) {
 	}
 	if err != nil || !strings.Contains(string(out), "--- PASS") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestMissingFiles: what VM_ARGS names and is not there QEMU finds, as its own, and nothing else is made.
+func TestMissingFiles(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	dir := t.TempDir()
+	p := Plan{Cell: Cell{Cell: confine.Cell{User: &confine.User{UID: 70000, GID: 70000}}}}
+	p.Machine.ExtraArgs = []string{"-D", dir + "/log", "-pidfile", dir + "/log", "-serial", "file:" + dir + "/no/such/directory", "-monitor", "unix:" + dir + "/socket,server"}
+	for range 2 {
+		if err := p.makeMissing(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil || len(list) != 1 || list[0].Name() != "log" {
+		t.Fatalf("there are %v, %v", list, err)
+	}
+	info, err := list[0].Info()
+	if err != nil || info.Mode() != 0o600 || info.Sys().(*syscall.Stat_t).Uid != 70000 {
+		t.Errorf("%v, %v", info, err)
 	}
 }
 

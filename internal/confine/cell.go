@@ -37,6 +37,9 @@ func (c Cell) words() []string {
 	for _, p := range c.Write {
 		all = append(all, "--write="+p)
 	}
+	for _, p := range c.Sockets {
+		all = append(all, "--sockets="+p)
+	}
 	if u := c.User; u != nil {
 		all = append(all, "--user="+numbers(append([]int{u.UID, u.GID}, u.Groups...)))
 	}
@@ -62,6 +65,8 @@ func parse(args []string) (c Cell, command []string, err error) {
 			c.Read = append(c.Read, value)
 		case "--write":
 			c.Write = append(c.Write, value)
+		case "--sockets":
+			c.Sockets = append(c.Sockets, value)
 		case "--user":
 			if list, err = parseNumbers(value); err == nil && len(list) < 2 {
 				err = fmt.Errorf("%s: a user and a group are missing", a)

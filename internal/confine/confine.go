@@ -17,8 +17,9 @@ import (
 
 // Reach is what a program can reach of the file system, by files and by directories with all below them. The zero value shuts nothing out.
 type Reach struct {
-	Read  []string // to be read, and executed
-	Write []string // to be written as well
+	Read    []string // to be read, and executed
+	Write   []string // to be written as well
+	Sockets []string // directories in which it makes sockets, and takes away what is there
 }
 
 // code is where programs and what they are linked with come from.
@@ -84,6 +85,11 @@ func (r Reach) restrict(noNetwork bool) error {
 	}
 	for _, p := range r.Write {
 		if err := allow(rules, p, toWrite, handled.HandledAccessFS); err != nil {
+			return err
+		}
+	}
+	for _, p := range r.Sockets {
+		if err := allow(rules, p, ll.AccessFSMakeSock|ll.AccessFSRemoveFile, handled.HandledAccessFS); err != nil {
 			return err
 		}
 	}

@@ -30,7 +30,7 @@ func TestConfine(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"read", "write", "outside"} {
+	for _, name := range []string{"read", "write", "sockets", "outside"} {
 		sub := filepath.Join(dir, name)
 		if err := os.Mkdir(sub, 0o777); err != nil {
 			t.Fatal(err)
@@ -45,7 +45,7 @@ func TestConfine(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, "outside", "file"), filepath.Join(dir, "write", "link")); err != nil {
 		t.Fatal(err)
 	}
-	r := Reach{Read: []string{filepath.Join(dir, "read"), "/no/such/place", "/proc"}, Write: []string{filepath.Join(dir, "write"), filepath.Join(dir, "single")}}
+	r := Reach{Read: []string{filepath.Join(dir, "read"), "/no/such/place", "/proc"}, Write: []string{filepath.Join(dir, "write"), filepath.Join(dir, "single"), os.DevNull}, Sockets: []string{filepath.Join(dir, "sockets")}}
 	for script, allowed := range map[string]bool{
 		"read x <read/file":  true,
 		"read x <write/file": true,
@@ -61,13 +61,18 @@ func TestConfine(t *testing.T) {
 		"echo >>read/file":                                                             false,
 		"rm read/file":                                                                 false,
 		"mv read/file write/stolen":                                                    false,
-		"ls /etc":                                                                      false,
-		`[ -n "$(cat /proc/$PPID/environ)" ]`:                                          false,
-		"kill -0 $PPID":                                                                Landlock() < 6,
-		"grep -q 'NoNewPrivs:.*1' /proc/self/status":                                   true,
-		`[ "$(ulimit -Sn)" = "$(ulimit -Hn)" ]`:                                        true,
-		"true && sh -c 'sh -c true'":                                                   true,
-		"setpriv --no-new-privs sh -c 'read x <read/file'":                             true,
+		`perl -MSocket -e 'socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un("sockets/a")) || die' && rm sockets/a`: true,
+		"echo >sockets/new":                   false,
+		"read x <sockets/file":                false,
+		"echo >sockets/file":                  false,
+		"ls sockets":                          false,
+		"ls /etc":                             false,
+		`[ -n "$(cat /proc/$PPID/environ)" ]`: false,
+		"kill -0 $PPID":                       Landlock() < 6,
+		"grep -q 'NoNewPrivs:.*1' /proc/self/status":       true,
+		`[ "$(ulimit -Sn)" = "$(ulimit -Hn)" ]`:            true,
+		"true && sh -c 'sh -c true'":                       true,
+		"setpriv --no-new-privs sh -c 'read x <read/file'": true,
 	} {
 		program, cell := []string{"/bin/sh", "-c", script}, Cell{Reach: r, ManyFiles: true}
 		for way, command := range map[string][]string{"by a command": cell.Around(self, program), "by a thread": append([]string{self}, program...)} {
@@ -458,7 +463,7 @@ func TestGiveUp(t *testing.T) {
 func FuzzCell(f *testing.F) {
 	f.Add("/a", "/b=c", 1, 2, 3, true, false)
 	f.Fuzz(func(t *testing.T, read, write string, uid, gid, keep int, strip, network bool) {
-		c := Cell{Reach: Reach{Read: []string{read}, Write: []string{write, read}}, User: &User{uid, gid, []int{keep}}, Strip: strip, NoNetwork: network}
+		c := Cell{Reach: Reach{Read: []string{read}, Write: []string{write, read}, Sockets: []string{read}}, User: &User{uid, gid, []int{keep}}, Strip: strip, NoNetwork: network}
 		if strip {
 			c.Keep = []int{keep, uid}
 		}

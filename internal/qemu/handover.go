@@ -103,17 +103,34 @@ func (m Machine) Unconfined() bool {
 	return false
 }
 
-// ExtraPaths are the absolute paths in the extra arguments: "/a,b" of "file=/a,,b,id=x".
-func (m Machine) ExtraPaths() []string {
-	var paths []string
-	for _, a := range m.ExtraArgs {
+// ExtraPath is an absolute path in the extra arguments.
+type ExtraPath struct {
+	Path   string
+	Socket bool // QEMU makes a socket there, or connects to one
+}
+
+// ExtraPaths are those of the host's: "/a,b" of "file=/a,,b,id=x".
+func (m Machine) ExtraPaths() []ExtraPath {
+	var paths []ExtraPath
+	for i, a := range m.ExtraArgs {
+		if i > 0 && strings.TrimLeft(m.ExtraArgs[i-1], "-") == "append" {
+			continue // the guest's
+		}
+		socket := strings.Contains(a, "unix") || strings.HasPrefix(a, "socket,") || strings.Contains(a, ".path=")
 		a = strings.ReplaceAll(a, ",,", "\x00")
 		for _, w := range strings.FieldsFunc(a, func(r rune) bool { return r == ',' || r == '=' || r == ':' }) {
 			w = strings.ReplaceAll(w, "\x00", ",")
 			if strings.HasPrefix(w, "/") && strings.Trim(w, "/") != "" {
-				paths = append(paths, w)
+				paths = append(paths, ExtraPath{w, socket})
 			}
 		}
 	}
 	return paths
+}
+
+// Temporary says whether the extra arguments have QEMU make temporary files, in which it keeps what is not to be written to disks.
+func (m Machine) Temporary() bool {
+	return slices.ContainsFunc(m.ExtraArgs, func(a string) bool {
+		return strings.TrimLeft(a, "-") == "snapshot" || strings.Contains(a, "snapshot=on")
+	})
 }

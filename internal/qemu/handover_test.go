@@ -87,9 +87,15 @@ func TestSandboxArguments(t *testing.T) {
 }
 
 func TestExtraPaths(t *testing.T) {
-	m := Machine{ExtraArgs: []string{"-drive", "file=/a,,b/c,if=none,id=x", "-D", "/var/log/qemu", "-chardev", "file,id=c,path=/tmp/out", "-vnc", "unix:/run/vnc", "-append", "root=/", "-device", "edu"}}
-	want := []string{"/a,b/c", "/var/log/qemu", "/tmp/out", "/run/vnc"}
+	m := Machine{ExtraArgs: []string{"-drive", "file=/a,,b/c,if=none,id=x", "-D", "/var/log/qemu", "-chardev", "file,id=c,path=/tmp/out", "-vnc", "unix:/run/vnc", "-append", "root=/dev/vda1",
+		"-chardev", "socket,id=s,path=/run/s,server=on", "-netdev", "stream,id=n,addr.type=unix,addr.path=/run/n", "-device", "edu", "-fsdev", "path=/"}}
+	want := []ExtraPath{{"/a,b/c", false}, {"/var/log/qemu", false}, {"/tmp/out", false}, {"/run/vnc", true}, {"/run/s", true}, {"/run/n", true}}
 	if got := m.ExtraPaths(); !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
+		t.Errorf("%v, want %v", got, want)
+	}
+	for want, extra := range map[bool][]string{false: {"-device", "edu"}, true: {"-drive", "file=/a,snapshot=on"}} {
+		if got := (Machine{ExtraArgs: extra}).Temporary(); got != want {
+			t.Errorf("%q: %v", extra, got)
+		}
 	}
 }
