@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vmentry/vmentry/internal/agent"
 	"github.com/vmentry/vmentry/internal/config"
@@ -138,8 +138,13 @@ func (f *front) page() *web.Page {
 // seat is somebody who reads the console and types.
 type seat struct {
 	*console.Reader
-	io.Writer
+	hub *console.Hub
 }
+
+// typingTime is how long one waits for a guest that does not read its console.
+const typingTime = 2 * time.Second
+
+func (s seat) Write(b []byte) (int, error) { return s.hub.Type(b, typingTime) }
 
 // press presses a button, for somebody who came over HTTP.
 func (f *front) press(ctx context.Context, button string) error {

@@ -2,6 +2,7 @@ package console
 
 import (
 	"io"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -27,10 +28,13 @@ type Hub struct {
 	watch Watcher
 	ring  *ring
 	guest atomic.Pointer[io.Writer] // nil while there is none
+	turn  chan struct{}             // held by the one who types
 }
 
 // NewHub makes a hub without a guest. Readers may come before it does.
-func NewHub(watch Watcher) *Hub { return &Hub{watch: watch, ring: newRing(backlog)} }
+func NewHub(watch Watcher) *Hub {
+	return &Hub{watch: watch, ring: newRing(backlog), turn: make(chan struct{}, 1)}
+}
 
 // Carry takes what the guest writes, until the guest's end is closed; then all readers have read to the end, or will.
 func (h *Hub) Carry(guest io.ReadWriter) {
@@ -65,9 +69,32 @@ func (h *Hub) Close() { h.ring.close() }
 // Write types b on the guest's console. It waits for a guest that does not read; what is typed before there is a guest is lost,
 // as it is on a machine that is off.
 func (h *Hub) Write(b []byte) (int, error) {
+	h.turn <- struct{}{}
+	defer func() { <-h.turn }()
 	guest := h.guest.Load()
 	if guest == nil {
 		return len(b), nil
+	}
+	return (*guest).Write(b)
+}
+
+// Type is Write for one who waits no longer than that for a guest that does not read. What is typed until then, n bytes, is typed; the rest is lost, with
+// [os.ErrDeadlineExceeded].
+func (h *Hub) Type(b []byte, wait time.Duration) (n int, err error) {
+	late := time.Now().Add(wait)
+	select {
+	case h.turn <- struct{}{}:
+		defer func() { <-h.turn }()
+	case <-time.After(wait):
+		return 0, os.ErrDeadlineExceeded
+	}
+	guest := h.guest.Load()
+	if guest == nil {
+		return len(b), nil
+	}
+	if c, ok := (*guest).(interface{ SetWriteDeadline(time.Time) error }); ok {
+		c.SetWriteDeadline(late)
+		defer c.SetWriteDeadline(time.Time{})
 	}
 	return (*guest).Write(b)
 }

@@ -327,3 +327,52 @@ func FuzzReplay(f *testing.F) {
 		}
 	})
 }
+
+// TestTypeToTheDeaf: who waits only so long for a guest that does not read is told how much it has got, and keeps nobody else from typing.
+func TestTypeToTheDeaf(t *testing.T) {
+	h := NewHub(Watcher{})
+	if n, err := h.Type([]byte("x"), time.Minute); n != 1 || err != nil {
+		t.Errorf("before there is a guest: %d, %v", n, err)
+	}
+	near, guest := net.Pipe()
+	carried := make(chan struct{})
+	go func() {
+		defer close(carried)
+		h.Carry(near)
+	}()
+	defer func() {
+		guest.Close()
+		<-carried
+	}()
+	guest.Write([]byte("login: ")) // has been read: the guest is there
+	read := make(chan string, 1)
+	go func() {
+		b := make([]byte, 2)
+		io.ReadFull(guest, b)
+		read <- string(b)
+	}()
+	if n, err := h.Type([]byte("root"), 10*time.Millisecond); n != 2 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes typed, %v", n, err)
+	}
+	if got := <-read; got != "ro" {
+		t.Errorf("the guest has read %q", got)
+	}
+	patient := make(chan error, 1)
+	go func() {
+		_, err := h.Write([]byte("ot"))
+		patient <- err
+	}()
+	for len(h.turn) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if n, err := h.Type([]byte("x"), 10*time.Millisecond); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("beside one who waits: %d bytes typed, %v", n, err)
+	}
+	b := make([]byte, 2)
+	if _, err := io.ReadFull(guest, b); err != nil || string(b) != "ot" {
+		t.Errorf("the guest has read %q, %v", b, err)
+	}
+	if err := <-patient; err != nil {
+		t.Errorf("who waits for ever: %v", err)
+	}
+}

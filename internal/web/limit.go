@@ -6,21 +6,60 @@ import (
 	"sync"
 )
 
-// maxPerClient is how many connections one address may have: it must not keep out all others, of which one may be the kubelet with a probe.
-const maxPerClient = maxConnections / 2
+// How much one client may have: it must not keep out all others, of which one may be the kubelet with a probe.
+const (
+	maxPerClient        = maxConnections / 2
+	maxSocketsPerClient = 8
+)
 
-// perClient is a listener that closes what is more than an address may have.
+// clientOf is whom an address is one of: by IPv6 whoever has one has 2^64 (RFC 4291, section 2.5.4).
+func clientOf(a netip.Addr) netip.Prefix {
+	a = a.Unmap()
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	client, _ := a.Prefix(bits)
+	return client
+}
+
+// counts is how much of something each client has.
+type counts struct {
+	most int
+	mu   sync.Mutex
+	have map[netip.Prefix]int
+}
+
+func newCounts(most int) *counts { return &counts{most: most, have: map[netip.Prefix]int{}} }
+
+// enter gives one more to a client, if it may have it.
+func (c *counts) enter(client netip.Prefix) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.have[client] == c.most {
+		return false
+	}
+	c.have[client]++
+	return true
+}
+
+func (c *counts) leave(client netip.Prefix) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.have[client]--; c.have[client] == 0 {
+		delete(c.have, client)
+	}
+}
+
+// perClient is a listener that closes what is more than a client may have.
 type perClient struct {
 	net.Listener
-	mu   sync.Mutex
-	have map[netip.Addr]int
+	*counts
 }
 
-func limitClients(l net.Listener) net.Listener {
-	return &perClient{Listener: l, have: map[netip.Addr]int{}}
-}
+func limitClients(l net.Listener) net.Listener { return perClient{l, newCounts(maxPerClient)} }
 
-func (p *perClient) Accept() (net.Conn, error) {
+func (p perClient) Accept() (net.Conn, error) {
 	for {
 		c, err := p.Listener.Accept()
 		if err != nil {
@@ -30,25 +69,11 @@ func (p *perClient) Accept() (net.Conn, error) {
 		if !ok { // a Unix socket, which has rights of its own
 			return c, nil
 		}
-		client := from.AddrPort().Addr().Unmap()
-		p.mu.Lock()
-		full := p.have[client] == maxPerClient
-		if !full {
-			p.have[client]++
-		}
-		p.mu.Unlock()
-		if !full {
+		client := clientOf(from.AddrPort().Addr())
+		if p.enter(client) {
 			return &counted{Conn: c, leave: sync.OnceFunc(func() { p.leave(client) })}, nil
 		}
 		c.Close()
-	}
-}
-
-func (p *perClient) leave(client netip.Addr) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.have[client]--; p.have[client] == 0 {
-		delete(p.have, client)
 	}
 }
 

@@ -2,15 +2,21 @@ package web
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"embed"
+	"encoding/hex"
 	"encoding/json"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,9 +33,10 @@ type page struct {
 	log     *slog.Logger
 	sockets *sync.WaitGroup // that are open
 	cookie  string          // its name: cookies are not divided by port, and a host may have several VMs
-	session string          // what the cookie of one who has shown the token holds
+	key     []byte          // of sessions
 	wrong   chan struct{}   // held by the one wrong token that is being refused
 	seats   chan struct{}   // one for each socket
+	clients *counts         // of those
 }
 
 // maxSockets is how many consoles and screens may be open.
@@ -38,8 +45,8 @@ const maxSockets = 32
 func newPage(p Page, log *slog.Logger, sockets *sync.WaitGroup) *page {
 	return &page{
 		Page: p, log: log, sockets: sockets,
-		cookie: "vmentry-" + rand.Text()[:8], session: rand.Text(),
-		wrong: make(chan struct{}, 1), seats: make(chan struct{}, maxSockets),
+		cookie: "vmentry-" + rand.Text()[:8], key: []byte(rand.Text()),
+		wrong: make(chan struct{}, 1), seats: make(chan struct{}, maxSockets), clients: newCounts(maxSocketsPerClient),
 	}
 }
 
@@ -57,10 +64,10 @@ func (p *page) routes(ctx context.Context, mux *http.ServeMux) {
 	mux.HandleFunc("DELETE /session", sameOrigin(p.logOut))
 	mux.HandleFunc("POST /power/{button}", sameOrigin(p.allowed(p.press)))
 	if p.Console != nil {
-		mux.HandleFunc("GET /console", p.socket(ctx, p.console))
+		mux.HandleFunc("GET /console", p.looking(p.socket(ctx, p.console)))
 	}
 	if p.Screen != nil {
-		mux.HandleFunc("GET /screen", p.socket(ctx, p.screen))
+		mux.HandleFunc("GET /screen", p.looking(p.socket(ctx, p.screen)))
 	}
 }
 
@@ -102,8 +109,67 @@ func (p *page) mayChange(r *http.Request) bool {
 	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		return same(token, p.Token)
 	}
+	_, ok := p.sessionEnds(r)
+	return ok
+}
+
+// sessionTime is how long one need not show the token again.
+const sessionTime = 12 * time.Hour
+
+// ticket is what the cookie of one holds who has shown the token: when the session ends, and that we have said so.
+func (p *page) ticket(ends time.Time) string {
+	when := strconv.FormatInt(ends.Unix(), 10)
+	mac := hmac.New(sha256.New, p.key)
+	mac.Write([]byte(when))
+	return when + "." + hex.EncodeToString(mac.Sum(nil))
+}
+
+// sessionEnds says when the session ends by whose cookie r is asked. Without one, or after its end, it is not ok.
+func (p *page) sessionEnds(r *http.Request) (ends time.Time, ok bool) {
 	c, err := r.Cookie(p.cookie)
-	return err == nil && same(c.Value, p.session)
+	if err != nil {
+		return ends, false
+	}
+	when, _, _ := strings.Cut(c.Value, ".")
+	n, err := strconv.ParseInt(when, 10, 64)
+	if err != nil {
+		return ends, false
+	}
+	ends = time.Unix(n, 0)
+	return ends, same(c.Value, p.ticket(ends)) && time.Now().Before(ends)
+}
+
+// ownNames end what is never the name of a site of the internet: RFC 6762, RFC 8375, ICANN's .internal, and Kubernetes' services.
+var ownNames = []string{".localhost", ".local", ".home.arpa", ".internal", ".svc"}
+
+// isOwn says whether a host, as a browser names it, can be none but ours: an address, or a name that nobody can buy. Whoever has bought one can let it mean this
+// address after his page is open (DNS rebinding), which then asks as our own would.
+func isOwn(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+	if _, err := netip.ParseAddr(host); err == nil || !strings.Contains(host, ".") {
+		return true
+	}
+	return slices.ContainsFunc(ownNames, func(end string) bool { return strings.HasSuffix(host, end) })
+}
+
+// mayLook says whether r comes from somebody who may see what there is to see.
+func (p *page) mayLook(r *http.Request) bool { return isOwn(r.Host) || p.mayChange(r) }
+
+// looking lets those pass who may look.
+func (p *page) looking(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case p.mayLook(r):
+			next(w, r)
+		case p.Token == "":
+			http.Error(w, "by this name another site's page may be asking: use an address, or set VM_HTTP_TOKEN", http.StatusForbidden)
+		default:
+			p.refuse(w, r)
+		}
+	}
 }
 
 // allowed lets those pass who have the token.
@@ -160,7 +226,7 @@ func (p *page) describe(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, map[string]bool{
-		"locked": p.Token == "", "allowed": p.mayChange(r),
+		"locked": p.Token == "", "allowed": p.mayChange(r), "hidden": !p.mayLook(r),
 		"console": p.Console != nil, "screen": p.Screen != nil,
 	})
 }
@@ -176,7 +242,8 @@ func (p *page) logIn(w http.ResponseWriter, r *http.Request) {
 		p.refuse(w, r)
 		return
 	}
-	http.SetCookie(w, &http.Cookie{Name: p.cookie, Value: p.session, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	ticket := p.ticket(time.Now().Add(sessionTime))
+	http.SetCookie(w, &http.Cookie{Name: p.cookie, Value: ticket, Path: "/", MaxAge: int(sessionTime.Seconds()), HttpOnly: true, SameSite: http.SameSiteStrictMode})
 	w.WriteHeader(http.StatusNoContent)
 }
 

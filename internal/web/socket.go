@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/coder/websocket"
@@ -22,17 +23,14 @@ func (p *page) socket(ctx context.Context, talk func(ctx context.Context, c *web
 			p.refuse(w, r)
 			return
 		}
-		select {
-		case p.seats <- struct{}{}:
-		default:
+		leave, ok := p.seat(r)
+		if !ok {
 			http.Error(w, "too many consoles and screens are open", http.StatusServiceUnavailable)
 			return
 		}
 		p.sockets.Add(1)
-		defer func() {
-			<-p.seats
-			p.sockets.Done()
-		}()
+		defer p.sockets.Done()
+		defer leave()
 		c, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			return // Accept has answered
@@ -41,8 +39,31 @@ func (p *page) socket(ctx context.Context, talk func(ctx context.Context, c *web
 		c.SetReadLimit(1 << 20)
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		if ends, ok := p.sessionEnds(r); ok {
+			ctx, cancel = context.WithDeadline(ctx, ends)
+			defer cancel()
+		}
 		talk(ctx, c, p.mayChange(r))
 	}
+}
+
+// seat takes one of the places for sockets, until leave is called.
+func (p *page) seat(r *http.Request) (leave func(), ok bool) {
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // the server's, and always one
+	client := clientOf(from.Addr())
+	if !p.clients.enter(client) {
+		return nil, false
+	}
+	select {
+	case p.seats <- struct{}{}:
+	default:
+		p.clients.leave(client)
+		return nil, false
+	}
+	return func() {
+		<-p.seats
+		p.clients.leave(client)
+	}, true
 }
 
 // console sends the console as binary messages, and types what comes. The first message is text and says whether it does.
@@ -62,8 +83,11 @@ func (p *page) console(ctx context.Context, c *websocket.Conn, mayChange bool) {
 			if err != nil {
 				return
 			}
-			if mayChange {
-				console.Write(b)
+			if !mayChange {
+				continue
+			}
+			if n, err := console.Write(b); err != nil {
+				fmt.Fprintf(message{ctx, c}, "\r\n[vmentry: %d bytes were not typed: the guest does not read its console]\r\n", len(b)-n)
 			}
 		}
 	}()

@@ -45,7 +45,7 @@ type Page struct {
 type Console interface {
 	// Next waits for more of the console. lost is how many bytes before it were not read in time.
 	Next(b []byte) (n int, lost int64, err error)
-	// Write types.
+	// Write types. It does not wait long for a guest that does not read, and says how much that has got.
 	io.Writer
 	// Close ends a Next that waits.
 	Close()
@@ -92,13 +92,16 @@ func (s Site) handler(ctx context.Context, sockets *sync.WaitGroup) http.Handler
 	for path, ask := range s.Probes {
 		mux.HandleFunc("GET "+path, probe(ask))
 	}
-	mux.HandleFunc("GET /status", s.status)
+	status := http.HandlerFunc(s.status)
 	if s.Metrics != nil {
 		mux.Handle("GET /metrics", s.Metrics)
 	}
 	if s.Page != nil {
-		newPage(*s.Page, s.Log, sockets).routes(ctx, mux)
+		page := newPage(*s.Page, s.Log, sockets)
+		page.routes(ctx, mux)
+		status = page.looking(status)
 	}
+	mux.HandleFunc("GET /status", status)
 	return guarded(mux)
 }
 

@@ -11,8 +11,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/netip"
+	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +27,7 @@ type fakeConsole struct {
 	shown chan string
 	mu    *sync.Mutex
 	typed *bytes.Buffer
+	deaf  *atomic.Bool // the guest reads one byte and no more
 	once  sync.Once
 	gone  chan struct{}
 }
@@ -40,6 +44,9 @@ func (c *fakeConsole) Next(b []byte) (int, int64, error) {
 	}
 }
 func (c *fakeConsole) Write(b []byte) (int, error) {
+	if c.deaf != nil && c.deaf.Load() {
+		return 1, os.ErrDeadlineExceeded
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.typed.Write(b)
@@ -52,6 +59,7 @@ type served struct {
 	shown   chan string
 	mu      sync.Mutex
 	typed   bytes.Buffer
+	deaf    atomic.Bool
 	pressed []string
 	vnc     net.Conn // the VM's end of the screen
 }
@@ -75,7 +83,7 @@ func serve(t *testing.T, token string) *served {
 		Page: &Page{
 			Token: token,
 			Console: func() Console {
-				return &fakeConsole{shown: s.shown, mu: &s.mu, typed: &s.typed, gone: make(chan struct{})}
+				return &fakeConsole{shown: s.shown, mu: &s.mu, typed: &s.typed, deaf: &s.deaf, gone: make(chan struct{})}
 			},
 			Screen: func(context.Context) (net.Conn, error) { return near, nil },
 			Press: func(_ context.Context, button string) error {
@@ -342,6 +350,139 @@ func TestConsoleSocket(t *testing.T) {
 			t.Fatalf("typed %q", got)
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// TestConsoleOfTheDeaf: what the guest does not read is dropped, which is said, and what comes later is typed.
+func TestConsoleOfTheDeaf(t *testing.T) {
+	s := serve(t, "s3cret")
+	c := dialSocket(t, s, "/console", "Authorization", "Bearer s3cret")
+	receive(t, c)
+	s.deaf.Store(true)
+	c.Write(t.Context(), websocket.MessageBinary, []byte("root\r"))
+	if got := receive(t, c); !strings.Contains(got, "4 bytes were not typed") {
+		t.Errorf("shown %q", got)
+	}
+	s.deaf.Store(false)
+	s.shown <- "login: "
+	if got := receive(t, c); got != "login: " {
+		t.Errorf("shown %q", got)
+	}
+}
+
+// TestSocketsOfOneClient: nobody has all places for consoles and screens, and who leaves gives his back.
+func TestSocketsOfOneClient(t *testing.T) {
+	s := serve(t, "")
+	dial := func(from byte) (*websocket.Conn, error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, from)}}
+		client := &http.Client{Transport: &http.Transport{DialContext: d.DialContext}}
+		c, _, err := websocket.Dial(t.Context(), s.url+"/console", &websocket.DialOptions{HTTPClient: client})
+		return c, err
+	}
+	var greedy []*websocket.Conn
+	for range maxSocketsPerClient {
+		c, err := dial(2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.CloseNow()
+		greedy = append(greedy, c)
+	}
+	if c, err := dial(2); err == nil {
+		c.CloseNow()
+		t.Error("there is no end to the sockets of one client")
+	}
+	other, err := dial(3)
+	if err != nil {
+		t.Fatalf("another client is kept out: %v", err)
+	}
+	other.CloseNow()
+	greedy[0].CloseNow()
+	for give := time.Now().Add(time.Minute); ; {
+		c, err := dial(2)
+		if err == nil {
+			c.CloseNow()
+			break
+		}
+		if time.Now().After(give) {
+			t.Fatalf("what was given back is not to be had again: %v", err)
+		}
+	}
+}
+
+func TestClientOf(t *testing.T) {
+	for address, want := range map[string]string{"192.0.2.1": "192.0.2.1/32", "::ffff:192.0.2.1": "192.0.2.1/32", "2001:db8::1": "2001:db8::/64", "fe80::1%eth0": "fe80::/64"} {
+		if got := clientOf(netip.MustParseAddr(address)).String(); got != want {
+			t.Errorf("%s is one of %s, want %s", address, got, want)
+		}
+	}
+}
+
+// TestNames: by a name that another site may have, nothing is shown but to who has the token. Probes and metrics are asked by any name.
+func TestNames(t *testing.T) {
+	for _, token := range []string{"", "s3cret"} {
+		s := serve(t, token)
+		get := func(path, host, bearer string) int {
+			r, err := http.NewRequest("GET", s.url+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Host = host
+			if bearer != "" {
+				r.Header.Set("Authorization", "Bearer "+bearer)
+			}
+			answer, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer.Body.Close()
+			return answer.StatusCode
+		}
+		refused := map[string]int{"": 403, "s3cret": 401}[token]
+		for host, want := range map[string]int{
+			"evil.example": refused, "evil.example:8080": refused, "127.0.0.1.evil.example": refused, "vm.default.svc.evil.example": refused, "localhost.evil.example.": refused,
+			"127.0.0.1:8080": 200, "[::1]:8080": 200, "[2001:db8::1]": 200, "localhost:8080": 200, "VM": 200, "vm.default.svc": 200, "vm.default.svc.cluster.local:80": 200, "a.localhost.": 200,
+		} {
+			if got := get("/status", host, ""); got != want {
+				t.Errorf("token %q: the status by the name %s: %d, want %d", token, host, got, want)
+			}
+			for _, path := range []string{"/console", "/screen"} {
+				if got := get(path, host, ""); (got == refused) != (want == refused) {
+					t.Errorf("token %q: %s by the name %s: %d", token, path, host, got)
+				}
+			}
+		}
+		for _, path := range []string{"/healthz", "/session", "/"} {
+			if got := get(path, "vm.example.com", ""); got != 200 {
+				t.Errorf("%s by a name: %d", path, got)
+			}
+		}
+		if token != "" {
+			if got := get("/status", "vm.example.com", token); got != 200 {
+				t.Errorf("with the token by a name: %d", got)
+			}
+		}
+	}
+}
+
+// TestSessionEnds: a cookie is of no use after its end, nor with another end than the one that it was given.
+func TestSessionEnds(t *testing.T) {
+	p := newPage(Page{Token: "s3cret"}, slog.New(slog.DiscardHandler), &sync.WaitGroup{})
+	now := time.Now()
+	valid := p.ticket(now.Add(time.Hour))
+	_, mac, _ := strings.Cut(valid, ".")
+	for value, want := range map[string]bool{
+		valid: true, p.ticket(now.Add(-time.Second)): false, fmt.Sprintf("%d.%s", now.Add(2*time.Hour).Unix(), mac): false, valid[:len(valid)-1]: false, "": false, ".": false, "9999999999.": false,
+		newPage(Page{}, nil, nil).ticket(now.Add(time.Hour)): false,
+	} {
+		r, err := http.NewRequest("GET", "http://vm/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.AddCookie(&http.Cookie{Name: p.cookie, Value: value})
+		if got := p.mayChange(r); got != want {
+			t.Errorf("%q: %v", value, got)
+		}
 	}
 }
 

@@ -2,12 +2,16 @@
 const $ = (id) => document.getElementById(id)
 const socketURL = (path) => new URL(path, location.href.replace(/^http/, 'ws')).href
 
-let session = { locked: true, allowed: false, console: false, screen: false }
+let session = { locked: true, allowed: false, hidden: false, console: false, screen: false }
 
 async function status() {
   try {
     const answer = await fetch('status', { signal: AbortSignal.timeout(8000) })
-    show(await answer.json())
+    if (answer.ok) show(await answer.json())
+    else {
+      badge('hidden', '')
+      $('reason').textContent = (await answer.text()).trim()
+    }
   } catch {
     badge('no answer', 'bad')
     $('reason').textContent = 'vmentry does not answer: the VM may have ended.'
@@ -119,7 +123,7 @@ async function openConsole() {
       terminal.input(input)
       $('hint').textContent = input ? 'What you type goes to the guest.' : session.locked ? 'Read-only.' : 'Read-only until the token is given.'
     }
-    socket.onclose = () => { if (socket === consoleSocket) setTimeout(connect, 2000) }
+    socket.onclose = () => { if (socket === consoleSocket) setTimeout(() => learnSession().catch(() => {}).then(connect), 2000) }
   }
   connect()
 }
@@ -159,7 +163,9 @@ async function learnSession() {
 
 // What is open was opened as somebody else.
 async function changedSession() {
+  const { hidden } = session
   await learnSession()
+  if (hidden !== session.hidden) return location.reload()
   const old = consoleSocket
   if (old?.readyState === WebSocket.OPEN) old.close()
   if (reconnectScreen) (await reconnectScreen)()
@@ -193,7 +199,8 @@ $('tab-screen').onclick = () => choose('screen')
 await learnSession()
 $('tabs').hidden = !session.screen || !session.console
 $('console-title').hidden = !$('tabs').hidden
-if (session.console) openConsole()
+if (session.hidden) $('work').hidden = true
+else if (session.console) openConsole()
 else if (session.screen) { $('console-title').textContent = 'Screen'; choose('screen') }
 else $('work').hidden = true
 status()
