@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -176,9 +177,16 @@ func Has(wanted ...int) []int {
 // Try says whether a program with the user and the capabilities of c could open files: those of read to read them, those of write to write
 // them, too; and go through the directories of enter. The reach does not count.
 func (c Cell) Try(read, write, enter []string) error {
-	result := make(chan error, 1)
-	apart(func() { result <- c.try(read, write, enter) })
-	return <-result
+	result, thread := make(chan error, 1), 0
+	apart(func() {
+		thread = unix.Gettid()
+		result <- c.try(read, write, enter)
+	})
+	err := <-result
+	for unix.Tgkill(unix.Getpid(), thread, 0) == nil { // until it has ended: it has less than [GiveUp] is to leave to all threads
+		time.Sleep(100 * time.Microsecond)
+	}
+	return err
 }
 
 // apart runs f on a thread that nobody else uses before or after it, and that ends with f. The process's first thread would not end.
