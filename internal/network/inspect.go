@@ -202,10 +202,12 @@ func (l Link) resolve(link netlink.Link, ip netip.Addr) net.HardwareAddr {
 	}
 	defer conn.Close()
 	conn.Write([]byte{0})
-	for began := time.Now(); time.Since(began) < patience; time.Sleep(5 * time.Millisecond) {
+	pause := 100 * time.Microsecond // most answer at once
+	for began := time.Now(); time.Since(began) < patience; pause = min(2*pause, 5*time.Millisecond) {
 		if mac := neighbor(link, ip.WithZone("")); mac != nil {
 			return mac
 		}
+		time.Sleep(pause)
 	}
 	return nil
 }

@@ -31,10 +31,12 @@ const answers = 4 << 20
 
 // replaceTable makes the table of a family anew with what fill puts into it.
 func replaceTable(family nftables.TableFamily, fill func(*ruleset)) error {
-	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error { return c.SetReadBuffer(answers) }))
+	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error { return c.SetReadBuffer(answers) }), nftables.AsLasting())
 	if err != nil {
 		return fmt.Errorf("cannot speak to nftables: %w", err)
 	}
+	// the kernel lets who closes wait until nobody uses the old table any more (RCU), which nothing here depends on
+	defer func() { go conn.CloseLasting() }()
 	table := &nftables.Table{Family: family, Name: tableName}
 	conn.AddTable(table) // so that there is one to delete
 	conn.DelTable(table)

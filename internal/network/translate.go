@@ -153,8 +153,12 @@ func (n *NATPlan) guard(b BridgePlan, input *chain) {
 }
 
 // forgetDatagrams makes the kernel ask the rules about senders of UDP that it knew before: it does not ask again about one that
-// never pauses (nf_conntrack_udp_timeout). Where the kernel has no such list to change, senders have to pause.
+// never pauses (nf_conntrack_udp_timeout). Where the kernel has no such list to change, senders have to pause. To find the namespace's own on the
+// list it goes through those of the whole node, so it is asked before whether there are any.
 func forgetDatagrams() {
+	if sysctl("net/netfilter/nf_conntrack_count") == "0" {
+		return
+	}
 	own, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return
