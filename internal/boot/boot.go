@@ -32,6 +32,7 @@ type Streams struct{ In, Out, Err *os.File }
 
 // Run is vmentry's main command: it boots the VM, stays with it until it is off, and returns the exit code.
 func Run(signals *supervise.Signals, began time.Time, streams Streams, build Build, qemuArgs []string) int {
+	hasten()
 	// neither this process nor its children leave what they know in a core file
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	cfg, warnings, mistakes := config.Parse(os.Environ())

@@ -106,6 +106,7 @@ func (p *Plan) makeImage(ctx context.Context, lock *disk.Lock, streams Streams, 
 	if len(p.Image.Steps) == 0 {
 		return nil
 	}
+	relax() // to unpack an image takes time, and memory
 	for _, s := range p.Image.Steps {
 		log.Info("image: " + s.Text)
 	}

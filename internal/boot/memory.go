@@ -11,10 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// hasten keeps the garbage collector from running until the heap has some 32 MiB, which no ordinary start comes to: it would take its time from
+// one that is over in a moment. relax lets it run as it does by default.
+func hasten() { debug.SetGCPercent(800) }
+func relax()  { debug.SetGCPercent(100) }
+
 // giveBack gives the kernel the memory back that only the preparation needed: what was translated, and those pages of the program's
 // file that did it. Who stays with the VM is a small part of this program, and uses little. A page that is needed after all comes back
 // from the file.
 func giveBack() {
+	relax()
 	debug.FreeOSMemory()
 	maps, err := os.Open("/proc/self/smaps")
 	if err != nil {

@@ -56,8 +56,11 @@ func nearest(name string, known []string) string {
 	upper := strings.ToUpper(name)
 	best, least := "", 0
 	for _, k := range known {
-		stem := len(strings.TrimPrefix(k, "VM_"))
-		if d := distance(upper, k); d <= max(1, stem/3) && (best == "" || d < least) {
+		most := max(1, len(strings.TrimPrefix(k, "VM_"))/3)
+		if max(len(upper)-len(k), len(k)-len(upper)) > most { // so many at least have to be inserted or deleted
+			continue
+		}
+		if d := distance(upper, k); d <= most && (best == "" || d < least) {
 			best, least = k, d
 		}
 	}

@@ -2,6 +2,7 @@
 package status
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"time"
@@ -46,12 +47,16 @@ func NewMilestones(start time.Time, log *slog.Logger) *Milestones {
 	return &Milestones{Start: start, log: log}
 }
 
-// Reach notes m, with attributes for the log, unless it was reached before.
+// Reach notes m, with attributes for the log, unless it was reached before. A log that has everything has the microseconds, too.
 func (s *Milestones) Reach(m Milestone, attrs ...any) {
 	now := time.Now()
 	after := now.Sub(s.Start)
+	precision := time.Millisecond
+	if s.log.Enabled(context.Background(), slog.LevelDebug) {
+		precision = time.Microsecond
+	}
 	if s.note(Passed{m, now.UTC(), Seconds(after.Round(time.Millisecond).Seconds())}) {
-		s.log.Info(string(m), append([]any{"after", after.Round(time.Millisecond)}, attrs...)...)
+		s.log.Info(string(m), append([]any{"after", after.Round(precision)}, attrs...)...)
 	}
 }
 
