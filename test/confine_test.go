@@ -1,12 +1,62 @@
 package test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/vmentry/vmentry/test/process"
 )
+
+// TestQEMUDoesNotVisit: at its sockets vmentry answers those who come from outside, and not its own QEMU, whosever that is.
+func TestQEMUDoesNotVisit(t *testing.T) {
+	t.Parallel()
+	for name, own := range map[string]bool{"a user of its own": true, "vmentry's user": false} {
+		data, run := dirs(t)
+		dir := filepath.Dir(data)
+		log, disk := filepath.Join(dir, "log"), filepath.Join(dir, "disk")
+		if err := os.WriteFile(log, nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Chmod(log, 0o666), os.Rename(image(t, "raw"), disk)); err != nil {
+			t.Fatal(err)
+		}
+		command := []string{binaries.VMEntry}
+		if !own {
+			command = append(unprivileged(t, data, run), command...)
+		}
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Env = environment(data, run, append(pretend("visit,console=hello"), "FAKE_QEMU_LOG="+log, "VM_ARGS=-D "+log, "VM_IMAGE="+disk, "VM_READY=none")...)
+		p := process.Start(t, cmd)
+		p.Stdout.Await(t, "hello") // after its visits
+		want := []string{"visit console.sock", "visit control.sock", "visit guest-agent.sock", "visit vmentry.sock"}
+		if got := visits(strings.Join(lines(t, log), "\n"), "kept out"); !slices.Equal(got, want) {
+			t.Errorf("%s: QEMU is kept out at %q:\n%s", name, got, strings.Join(lines(t, log), "\n"))
+		}
+		out, err := exec.Command(filepath.Join(binaries.FakeQEMU, "qemu-system-x86_64"), "visit", run).CombinedOutput()
+		if got := visits(string(out), "answered"); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: those from outside are answered at %q: %v\n%s", name, got, err, out)
+		}
+		p.Signal(t, syscall.SIGTERM)
+		p.Wants(t, 0)
+	}
+}
+
+// visits are the visits with an outcome, of the fake QEMU.
+func visits(log, outcome string) (all []string) {
+	for line := range strings.Lines(log) {
+		if visit, rest, ok := strings.Cut(line, ": "); ok && strings.HasPrefix(visit, "visit ") && strings.HasPrefix(rest, outcome) {
+			all = append(all, visit)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
 
 // TestQEMUImgIsShutIn: the program that reads foreign images reaches the image and what it makes of it, and nothing else.
 func TestQEMUImgIsShutIn(t *testing.T) {

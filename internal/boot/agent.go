@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/vmentry/vmentry/internal/agent"
-	"github.com/vmentry/vmentry/internal/supervise"
 )
 
 const (
@@ -57,12 +55,11 @@ func (g *guestAgent) event(name, port string, open bool) {
 	}
 }
 
-// serve lets those from outside ask the guest's agent at the socket of that path, until ctx ends; wait returns when nothing of it is
-// left.
-func (g *guestAgent) serve(ctx context.Context, path string) (wait func(), err error) {
-	l, err := net.Listen("unix", path)
+// serve lets those from outside ask the guest's agent until ctx ends; wait returns when nothing of it is left.
+func (g *guestAgent) serve(ctx context.Context, p Plan) (wait func(), err error) {
+	l, err := p.listen(agentRelay, g.log)
 	if err != nil {
-		return nil, fail(supervise.IOError, "the run directory cannot be used: %w", err)
+		return nil, err
 	}
 	done := make(chan struct{})
 	go func() {

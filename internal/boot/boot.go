@@ -318,7 +318,7 @@ func (p Plan) run(ctx context.Context, handOver func(), signals *supervise.Signa
 		return supervise.End{}, err
 	}
 	asking, silent := context.WithCancel(context.Background())
-	answered, err := v.agent.serve(asking, p.file(agentRelay))
+	answered, err := v.agent.serve(asking, p)
 	if err != nil {
 		silent()
 		v.abandon()

@@ -15,6 +15,7 @@ import (
 	"github.com/vmentry/vmentry/internal/agent"
 	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/console"
+	"github.com/vmentry/vmentry/internal/peer"
 	"github.com/vmentry/vmentry/internal/probe"
 	"github.com/vmentry/vmentry/internal/qemu"
 	"github.com/vmentry/vmentry/internal/status"
@@ -65,11 +66,13 @@ func (p Plan) openFront(build Build, milestones *status.Milestones, log *slog.Lo
 	return f, nil
 }
 
-func (f *front) listen(ctx context.Context) (err error) {
+func (f *front) listen(ctx context.Context) error {
 	if f.plan.Config.Console != config.ConsoleNone {
-		if f.consoles, err = f.hub.Serve(f.plan.file(consoleSocket)); err != nil {
-			return fail(supervise.IOError, "the console cannot be served: %w", err)
+		l, err := f.plan.listen(consoleSocket, f.log)
+		if err != nil {
+			return err
 		}
+		f.consoles = f.hub.Serve(l)
 	}
 	site := web.Site{
 		Probes:  f.probes(),
@@ -77,10 +80,9 @@ func (f *front) listen(ctx context.Context) (err error) {
 		Metrics: status.MetricsHandler(f.vm, f.sample),
 		Log:     f.log,
 	}
-	os.Remove(f.plan.file(answerSocket))
-	own, err := net.Listen("unix", f.plan.file(answerSocket))
+	own, err := f.plan.listen(answerSocket, f.log)
 	if err != nil {
-		return fail(supervise.IOError, "the run directory cannot be used: %w", err)
+		return err
 	}
 	f.serve(ctx, site, own)
 	if f.plan.Config.HTTP.IsZero() {
@@ -95,6 +97,15 @@ func (f *front) listen(ctx context.Context) (err error) {
 	f.serve(ctx, site, public)
 	f.log.Info("serving HTTP", "address", public.Addr().String(), "read-only", f.plan.token == "")
 	return nil
+}
+
+// listen listens in the run directory, for those who come from outside.
+func (p Plan) listen(name string, log *slog.Logger) (net.Listener, error) {
+	l, err := peer.Listen(p.file(name), log)
+	if err != nil {
+		return nil, fail(supervise.IOError, "the run directory cannot be used: %w", err)
+	}
+	return l, nil
 }
 
 func (f *front) serve(ctx context.Context, site web.Site, l net.Listener) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,9 +66,9 @@ type keeper struct {
 
 // serve takes requests until ctx ends; wait returns when nothing of it is left.
 func (k keeper) serve(ctx context.Context) (wait func(), err error) {
-	l, err := net.Listen("unix", k.plan.file(controlSocket))
+	l, err := k.plan.listen(controlSocket, k.log)
 	if err != nil {
-		return nil, fail(supervise.IOError, "the run directory cannot be used: %w", err)
+		return nil, err
 	}
 	done := make(chan struct{})
 	go func() {

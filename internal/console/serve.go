@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 )
@@ -21,20 +20,11 @@ type Server struct {
 	closed bool
 }
 
-// Serve begins to listen at path. Whoever may connect may type, so that nobody but the owner may.
-func (h *Hub) Serve(path string) (*Server, error) {
-	os.Remove(path)
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, err
-	}
+// Serve begins to let those in who connect to l. Whoever may connect may type.
+func (h *Hub) Serve(l net.Listener) *Server {
 	s := &Server{hub: h, listener: l, conns: map[net.Conn]bool{}}
 	s.clients.Go(s.accept)
-	return s, nil
+	return s
 }
 
 func (s *Server) accept() {

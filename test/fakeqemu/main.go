@@ -17,9 +17,12 @@
 //	term=ignore      QEMU does not obey SIGTERM
 //	helper           QEMU leaves a process behind that holds its standard error
 //	mute             QMP answers nothing once the guest runs
+//	visit            QEMU asks something at each of vmentry's own sockets, and logs what comes of it
 //
 // What it was given and what it was told is appended, a line each, to the file that FAKE_QEMU_LOG names. QEMU may write only where its
 // arguments say that it will, so they have the file too (-D).
+//
+// `fakeqemu visit DIR` asks the same of the vmentry of that run directory, and prints what comes of it.
 package main
 
 import (
@@ -31,6 +34,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,6 +44,10 @@ import (
 
 func main() {
 	q := &qemu{words: words(os.Getenv("FAKE_QEMU")), ports: map[string]net.Listener{}, start: make(chan struct{})}
+	if len(os.Args) == 3 && os.Args[1] == "visit" {
+		visit(os.Args[2], func(line string) { fmt.Println(line) })
+		return
+	}
 	if len(os.Args) > 2 && os.Args[1] == "-machine" && os.Args[2] == "none" {
 		q.serve(stdio{}, true)
 		return
@@ -70,6 +78,7 @@ type qemu struct {
 	ports  map[string]net.Listener // by chardev id
 	reboot string                  // what a reboot does
 	unfed  string                  // what the watchdog does
+	runDir string                  // vmentry's
 	start  chan struct{}           // closed when the guest runs
 
 	mu       sync.Mutex
@@ -108,6 +117,7 @@ func (q *qemu) run(args []string) {
 			if o["path"] == "" {
 				continue
 			}
+			q.runDir = filepath.Dir(filepath.Dir(o["path"]))
 			os.Remove(o["path"])
 			l, err := net.Listen("unix", o["path"])
 			if err != nil {
@@ -176,6 +186,9 @@ func (q *qemu) guest() {
 			flood(c, n)
 		}
 	}
+	if _, ok := q.words["visit"]; ok {
+		visit(q.runDir, q.log)
+	}
 	if text, ok := q.words["console"]; ok {
 		if l := q.ports["console"]; l != nil {
 			c, err := l.Accept()
@@ -231,6 +244,26 @@ func (q *qemu) guest() {
 		case "end":
 			n, _ := strconv.Atoi(value)
 			os.Exit(n)
+		}
+	}
+}
+
+// visit asks something at each of vmentry's sockets that it answers. The console says what it has said so far.
+func visit(runDir string, log func(string)) {
+	for socket, question := range map[string]string{
+		"vmentry.sock": "GET /healthz HTTP/1.0\r\n\r\n", "console.sock": "\r", "control.sock": `{"do":"nothing"}` + "\n",
+		"guest-agent.sock": `{"execute":"guest-sync-delimited","arguments":{"id":1}}` + "\n",
+	} {
+		c, err := net.Dial("unix", filepath.Join(runDir, socket))
+		if err == nil {
+			io.WriteString(c, question)
+			_, err = c.Read(make([]byte, 1))
+			c.Close()
+		}
+		if err != nil {
+			log(fmt.Sprintf("visit %s: kept out: %v", socket, err))
+		} else {
+			log(fmt.Sprintf("visit %s: answered", socket))
 		}
 	}
 }
