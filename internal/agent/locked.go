@@ -17,7 +17,7 @@ const lockRetry = 20 * time.Millisecond
 // is connected. A client that is killed gives its turn up.
 func Locked(path string, dial func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
-		lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, err
 		}

@@ -214,12 +214,19 @@ func (p Plan) apply(ctx context.Context, held *locks, log *slog.Logger, mileston
 	return stopped(ctx, nil)
 }
 
-// runFiles are what a start leaves in the run directory.
-var runFiles = []string{
+// runFiles are what a start leaves in the run directory, besides QEMU's own directory.
+var runFiles = slices.Concat([]string{
 	provision.IgnitionFile, provision.FWCfgFile, provision.SeedFile, // these hold secrets
-	qmpSocket, statusSocket, probeSocket, serialSocket, consoleSocket, answerSocket, vncSocket, agentSocket, agentRelay, agentLock, exitSocket, controlSocket,
-	network.PasstSocket, network.PasstPIDFile, tpm.Socket, qemuDir + "/" + watcher, qemuDir + "/" + prober,
-	qemuDir, // the last of all: it has to be empty
+	consoleSocket, answerSocket, agentRelay, agentLock, controlSocket, network.PasstSocket, network.PasstPIDFile, tpm.Socket,
+}, status.Files)
+
+// leftBehind says whether an earlier start has left a file of that name: half of one of the above, or a volume's socket, of which there may have
+// been more than now.
+func leftBehind(name string) bool {
+	if socket, _ := filepath.Match(volume.Socket("*"), name); socket {
+		return true
+	}
+	return slices.ContainsFunc(runFiles, func(whole string) bool { return strings.HasPrefix(name, "."+whole+"-") })
 }
 
 // makeRunDir makes the run directory, takes it for this start alone, and clears it of what a start that was killed has left
@@ -255,24 +262,38 @@ func (p Plan) makeRunDir(ctx context.Context) (*os.File, error) {
 		return nil, err
 	}
 	p.clearRunDir()
-	if err := os.Mkdir(p.file(qemuDir), 0o700); err != nil && !os.IsExist(err) {
+	narrow(f)
+	if err := os.Mkdir(p.file(qemuDir), 0o700); err != nil {
 		f.Close()
-		return nil, fail(supervise.IOError, "VM_RUN_DIR cannot be used: %w", err)
+		return nil, fail(supervise.IOError, "VM_RUN_DIR=%s cannot be used: %w; remove what is there, or name another directory", dir, err)
 	}
 	return f, nil
 }
 
+// narrow leaves others than owner and group nothing of a directory but the way through it, which a QEMU with a user of its own has to go. A new volume
+// and an emptyDir are everybody's. One that belongs to somebody else stays as it is, and one in which there is more than own: it may be meant for others.
+func narrow(dir *os.File, own ...string) {
+	info, err := dir.Stat()
+	if err != nil || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()) {
+		return
+	}
+	names, err := dir.Readdirnames(-1)
+	if err == nil && !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(own, name) }) {
+		dir.Chmod(info.Mode() &^ 0o006)
+	}
+}
+
 func (p Plan) clearRunDir() {
-	status.RemoveFacts(p.Config.RunDir)
-	status.RemoveFull(p.Config.RunDir)
-	status.Release(p.Config.RunDir)
 	for _, name := range runFiles {
 		os.Remove(p.file(name))
 	}
-	sockets, _ := filepath.Glob(p.file(volume.Socket("*"))) // there may have been more of them than now
-	for _, s := range sockets {
-		os.Remove(s)
+	entries, _ := os.ReadDir(p.Config.RunDir)
+	for _, e := range entries {
+		if leftBehind(e.Name()) {
+			os.Remove(p.file(e.Name()))
+		}
 	}
+	os.RemoveAll(p.file(qemuDir)) // nobody knows what QEMU has put there
 }
 
 // run starts the VM and stays with it. QEMU inherits the files of keep, so that what they lock stays locked for as long as

@@ -182,7 +182,14 @@ func (p Plan) lockData(ctx context.Context) (locks, error) {
 		return locks{}, nil
 	}
 	lock, err := disk.TakeLock(ctx, p.Config.DataDir, lockHolder(), disk.LockWait)
-	return locks{data: lock}, diskFailure(err)
+	if err != nil {
+		return locks{}, diskFailure(err)
+	}
+	if dir, err := os.Open(p.Config.DataDir); err == nil {
+		narrow(dir, disk.LockName, "lost+found")
+		dir.Close()
+	}
+	return locks{data: lock}, nil
 }
 
 // lockImage locks the image: for itself alone where the guest writes it, else against those who would.

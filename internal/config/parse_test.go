@@ -264,6 +264,10 @@ func TestTogether(t *testing.T) {
 		{"bad one directory", map[string]string{"VM_DATA_DIR": "/run/vmentry"}, []string{
 			`VM_DATA_DIR="/run/vmentry": the same directory as VM_RUN_DIR (/run/vmentry); write another`,
 		}},
+		{"bad directory that does not last", map[string]string{"VM_RUN_DIR": "/vm", "VM_DATA_DIR": "/vm/qemu/data"}, []string{
+			`VM_DATA_DIR="/vm/qemu/data": in the directory qemu of VM_RUN_DIR, in which nothing outlives a start; write another`,
+		}},
+		{"OK directories in one", map[string]string{"VM_RUN_DIR": "/vm", "VM_DATA_DIR": "/vm/qemu-data"}, nil},
 		{"bad DHCP and not", map[string]string{"VM_DHCP": "true", "NO_DHCP": "yes"}, []string{
 			`NO_DHCP="yes": contradicts VM_DHCP=true; leave out one of the two`,
 		}},

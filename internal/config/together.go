@@ -1,5 +1,7 @@
 package config
 
+import "strings"
+
 // together finds what is wrong with variables only because of one another. Each problem names the other one.
 func (p *parser) together(c *Config) {
 	p.togetherKernel(c)
@@ -30,6 +32,9 @@ func (p *parser) togetherKernel(c *Config) {
 func (p *parser) togetherDirectories(c *Config) {
 	if c.Image.Kind == ImageNone && c.ImageSHA256 != "" {
 		p.mistake("VM_IMAGE_SHA256", "set with VM_IMAGE=none; leave out one of the two")
+	}
+	if strings.HasPrefix(c.DataDir+"/", c.RunDir+"/qemu/") {
+		p.mistake("VM_DATA_DIR", "in the directory qemu of VM_RUN_DIR, in which nothing outlives a start; write another")
 	}
 	if c.DataDir != c.RunDir {
 		return

@@ -42,7 +42,7 @@ type raw struct {
 	Disks          string `envconfig:"VM_DISKS" meaning:"More disks, comma-separated: {[name=]SOURCE[:bus=BUS][:ro]}. SOURCE is a size (the disk is made in the data directory, and grows when the size is raised), or the path of a file (qcow2 or raw) or block device. {ro}: the guest cannot write it; an ISO image is then a CD where the bus has such. The name is the disk's serial, at most 20 bytes; without one it is {disk1}, {disk2}, … by its place in the list"`
 	Volumes        string `envconfig:"VM_VOLUMES" meaning:"Directories of the pod that the guest gets over virtiofs, comma-separated, at most 8: {tag=/path[@/guest/path][:ro]}"`
 	DataDir        string `envconfig:"VM_DATA_DIR" preset:"/var/lib/vmentry" meaning:"The data directory: overlay, NVRAM and all else that must outlive a restart"`
-	RunDir         string `envconfig:"VM_RUN_DIR" preset:"/run/vmentry" meaning:"Sockets and other things of this start only. At most 80 bytes long, because a socket's path is limited"`
+	RunDir         string `envconfig:"VM_RUN_DIR" preset:"/run/vmentry" meaning:"Sockets and other things of this start only; an earlier start's are removed, and its directory {qemu} as a whole. At most 80 bytes long, because a socket's path is limited"`
 
 	ConfigFile            string `envconfig:"CONFIG_FILE" group:"Configuration" meaning:"A Butane config of any variant and version, or an old Container Linux Config (one without {variant:})"`
 	Config                string `envconfig:"CONFIG" secret:"true" meaning:"The text itself instead of {CONFIG_FILE}"`

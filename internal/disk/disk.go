@@ -31,9 +31,11 @@ import (
 	"path/filepath"
 )
 
-// Names in the data directory.
+// LockName is the name of the lock in the data directory.
+const LockName = "lock"
+
+// Other names there.
 const (
-	lockName    = "lock"
 	diskName    = "disk"
 	nextName    = "disk.next"
 	keptPrefix  = "disk.kept-"
@@ -112,7 +114,7 @@ type Input struct {
 // paths are the places in one data directory.
 type paths struct{ data string }
 
-func (p paths) lock() string    { return filepath.Join(p.data, lockName) }
+func (p paths) lock() string    { return filepath.Join(p.data, LockName) }
 func (p paths) disk() string    { return filepath.Join(p.data, diskName) }
 func (p paths) next() string    { return filepath.Join(p.data, nextName) }
 func (p paths) overlay() string { return filepath.Join(p.data, diskName, overlayName) }

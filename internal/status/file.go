@@ -21,23 +21,38 @@ type Facts struct {
 
 const factsFile = "vm.json"
 
+// Files are the names of what this package writes into a run directory. While it is being written a file's name is that with a dot before, and a dash
+// and digits behind it.
+var Files = []string{factsFile, fullFile, heldFile}
+
 // ErrNoVM means that no VM runs with this run directory.
 var ErrNoVM = errors.New("no VM runs here")
 
 // Write puts the facts into dir, whole or not at all.
 func (f Facts) Write(dir string) error { return writeJSON(dir, factsFile, f) }
 
-// writeJSON makes the file called name in dir, or replaces it, whole or not at all.
 func writeJSON(dir, name string, value any) error {
 	data, err := json.MarshalIndent(value, "", "  ")
 	if err != nil {
 		return err
 	}
-	temporary := filepath.Join(dir, "."+name)
-	if err := os.WriteFile(temporary, append(data, '\n'), 0o644); err != nil {
+	return write(dir, name, append(data, '\n'))
+}
+
+// write makes the file called name in dir, or replaces it, whole or not at all. It follows no link that somebody else has put there.
+func write(dir, name string, data []byte) error {
+	f, err := os.CreateTemp(dir, "."+name+"-*")
+	if err != nil {
 		return err
 	}
-	return os.Rename(temporary, filepath.Join(dir, name))
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
 }
 
 // ReadFacts reads what [Facts.Write] wrote. It is [ErrNoVM] where there is nothing.
@@ -55,6 +70,3 @@ func ReadFacts(dir string) (Facts, error) {
 	}
 	return f, nil
 }
-
-// RemoveFacts takes away what [Facts.Write] wrote, so that nobody takes a VM for running that is not.
-func RemoveFacts(dir string) { os.Remove(filepath.Join(dir, factsFile)) }

@@ -59,7 +59,7 @@ const heldFile = "held"
 
 // Hold notes in the run directory dir that a user has paused the guest. QEMU does not remember it of a guest that was paused
 // already, for want of space, and such a guest must then not go on by itself.
-func Hold(dir string) error { return os.WriteFile(filepath.Join(dir, heldFile), nil, 0o644) }
+func Hold(dir string) error { return write(dir, heldFile, nil) }
 
 // Release takes back what [Hold] noted.
 func Release(dir string) { os.Remove(filepath.Join(dir, heldFile)) }
