@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vmentry/vmentry/internal/agent"
+	"github.com/vmentry/vmentry/internal/config"
 	"github.com/vmentry/vmentry/internal/control"
 	"github.com/vmentry/vmentry/internal/disk"
 	"github.com/vmentry/vmentry/internal/qemu"
@@ -147,16 +148,42 @@ func (k keeper) export(ctx context.Context, s SnapshotRequest, progress func(con
 			return SnapshotResult{}, fail(supervise.Usage, "%s is a disk of this VM; write to another file", s.File)
 		}
 	}
-	e, err := disk.BeginExport(s.File, s.Replace)
+	e, err := beginExport(s, k.plan.Config.Volumes)
 	if err != nil {
 		return SnapshotResult{}, err
 	}
 	defer e.Discard()
-	result, err := k.backup(ctx, qemu.Backup{Node: k.plan.Machine.Disks[0].ID, Path: e.Path, Compress: s.Compress}, s.Freeze, progress)
+	result, err := k.backup(ctx, qemu.Backup{Node: k.plan.Machine.Disks[0].ID, Path: e.Path, File: e.File, Compress: s.Compress}, s.Freeze, progress)
 	if err == nil {
 		err = e.Commit()
 	}
 	return result, err
+}
+
+// beginExport begins an export, where the guest cannot come between: in a directory that it can write it could put a link where vmentry is about to write.
+func beginExport(s SnapshotRequest, volumes []config.Volume) (*disk.Export, error) {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(s.File))
+	if err != nil {
+		return nil, fail(supervise.IOError, "cannot export to %s: %w", s.File, err)
+	}
+	for _, v := range volumes {
+		if !v.ReadOnly && isBelow(dir, v.Path) {
+			return nil, fail(supervise.Usage, "cannot export to %s: the guest can write there, by VM_VOLUMES=%s; take a directory that it has not", s.File, v)
+		}
+	}
+	return disk.BeginExport(filepath.Join(dir, filepath.Base(s.File)), s.Replace)
+}
+
+// isBelow says whether a directory is another one or below it, by whatever mounts.
+func isBelow(dir, other string) bool {
+	for ; ; dir = filepath.Dir(dir) {
+		if sameFile(dir, other) {
+			return true
+		}
+		if dir == filepath.Dir(dir) {
+			return false
+		}
+	}
 }
 
 func sameFile(a, b string) bool {

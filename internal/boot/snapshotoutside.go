@@ -204,7 +204,7 @@ func keepOff(ctx context.Context, cfg config.Config, do string, s SnapshotReques
 		}
 		return result, n.Commit(disk.StateOff)
 	case doExport:
-		e, err := disk.BeginExport(s.File, s.Replace)
+		e, err := beginExport(s, cfg.Volumes)
 		if err != nil {
 			return result, err
 		}

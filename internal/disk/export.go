@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,7 +15,8 @@ const exportName = "export"
 
 // Export is a copy of all that the guest sees of its disk, which stands alone, on its way to a file. It has another name until it is whole.
 type Export struct {
-	// Path is the file that it is written to.
+	// File is what it is written to, open: its name may be somebody else's by then. Path is that name.
+	File *os.File
 	Path string
 
 	final string
@@ -47,7 +49,7 @@ func BeginExport(file string, replace bool) (*Export, error) {
 	if err != nil {
 		return nil, ioError(op, err)
 	}
-	return &Export{Path: f.Name(), final: file}, f.Close()
+	return &Export{File: f, Path: f.Name(), final: file}, nil
 }
 
 // TemporaryExport makes the file for an export that is passed on at once. Who made it removes it; if that one is killed the next start
@@ -83,15 +85,16 @@ func (e *Export) Convert(ctx context.Context, lock *Lock, compress bool, confine
 	}
 	// the chain by name: what stands in a header is not what decides which file is read
 	var below node
-	files := reach{[]string{overlay.Path}, []string{e.Path}}
+	const target = "/proc/self/fd/4"
+	files := reach{[]string{overlay.Path}, []string{target}}
 	if overlay.Backing != "" {
 		info, err := os.Stat(overlay.Backing)
 		below = layer(Format(overlay.BackingFormat), rawFile(overlay.Backing, err == nil && info.Mode()&fs.ModeDevice != 0), nil)
 		files.read = append(files.read, overlay.Backing)
 	}
-	args = append(args, layer(FormatQCOW2, rawFile(overlay.Path, false), below).String(), e.Path)
+	args = append(args, layer(FormatQCOW2, rawFile(overlay.Path, false), below).String(), target)
 	watch := &progress{report: func(fraction float64) { report(int64(fraction*float64(overlay.VirtualSize)), overlay.VirtualSize) }}
-	if err := (qemuImg{program, confine}).run(ctx, lock, files, watch, args); err != nil {
+	if err := (qemuImg{program, confine, []*os.File{e.File}}).run(ctx, lock, files, watch, args); err != nil {
 		return stoppedOr(ctx, op, err)
 	}
 	return nil
@@ -99,7 +102,7 @@ func (e *Export) Convert(ctx context.Context, lock *Lock, compress bool, confine
 
 // Commit gives it its name, when all of it is on disk.
 func (e *Export) Commit() error {
-	err := errors.Join(os.Chmod(e.Path, 0o600), syncPath(e.Path))
+	err := errors.Join(e.File.Chmod(0o600), e.File.Sync(), e.hasName())
 	if err == nil {
 		err = os.Rename(e.Path, e.final)
 	}
@@ -112,5 +115,20 @@ func (e *Export) Commit() error {
 	return nil
 }
 
-// Discard removes what was made so far. After Commit it does nothing.
-func (e *Export) Discard() { os.Remove(e.Path) }
+// hasName says that the name is still the file's.
+func (e *Export) hasName() error {
+	info, err := e.File.Stat()
+	if err != nil {
+		return err
+	}
+	if there, err := os.Lstat(e.Path); err != nil || !os.SameFile(there, info) {
+		return fmt.Errorf("somebody else has taken %s away", e.Path)
+	}
+	return nil
+}
+
+// Discard removes what was made so far; after Commit it only closes the file.
+func (e *Export) Discard() {
+	e.File.Close()
+	os.Remove(e.Path)
+}

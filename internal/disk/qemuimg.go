@@ -21,11 +21,12 @@ type Confine func(read, write, command []string) []string
 // qemuImg is the program, and how it is run.
 type qemuImg struct {
 	path    string
-	confine Confine // nil: it is not shut in
+	confine Confine    // nil: it is not shut in
+	files   []*os.File // it inherits them, from descriptor 4 on
 }
 
-func (in Input) qemuImg() qemuImg     { return qemuImg{in.QEMUImg, in.Confine} }
-func (in MoreInput) qemuImg() qemuImg { return qemuImg{in.QEMUImg, in.Confine} }
+func (in Input) qemuImg() qemuImg     { return qemuImg{path: in.QEMUImg, confine: in.Confine} }
+func (in MoreInput) qemuImg() qemuImg { return qemuImg{path: in.QEMUImg, confine: in.Confine} }
 
 // reach are the files that one run of it needs. A disk can name others, in ways that are checked before; one that slips through leads to
 // none of them.
@@ -43,7 +44,7 @@ func (q qemuImg) run(ctx context.Context, lock *Lock, files reach, stdout io.Wri
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Env = []string{"LC_ALL=C"}
 	cmd.Stdout, cmd.Stderr = stdout, &stderr
-	cmd.ExtraFiles = []*os.File{lock.File()}
+	cmd.ExtraFiles = append([]*os.File{lock.File()}, q.files...)
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	runtime.LockOSThread() // the kernel sends that signal when the thread that made the child ends (prctl(2))
 	defer runtime.UnlockOSThread()

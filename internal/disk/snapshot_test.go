@@ -202,6 +202,34 @@ func TestRestoreShowsProgress(t *testing.T) {
 	}
 }
 
+// TestExportFollowsNoLink: what somebody puts in the place of an export that is being made is not written, and not taken for the export.
+func TestExportFollowsNoLink(t *testing.T) {
+	f := newFixture(t)
+	f.apply(t)
+	lock := lockOf(t, f.in)
+	defer lock.Close()
+	dir, precious := t.TempDir(), filepath.Join(t.TempDir(), "precious")
+	write(t, precious, []byte("precious"))
+	e, err := BeginExport(filepath.Join(dir, "out.qcow2"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Discard()
+	if err := errors.Join(os.Remove(e.Path), os.Symlink(precious, e.Path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Convert(t.Context(), lock, false, nil, func(int64, int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	checkError(t, e.Commit(), KindIO, "somebody else has taken")
+	if b, err := os.ReadFile(precious); string(b) != "precious" {
+		t.Errorf("it was written through the link: %q, %v", b, err)
+	}
+	if info, err := e.File.Stat(); err != nil || info.Size() == 0 {
+		t.Errorf("the export: %v, %v", info, err)
+	}
+}
+
 // TestRestoreOfABrokenDisk: what cannot be used any more is no reason not to restore, and is kept all the same.
 func TestRestoreOfABrokenDisk(t *testing.T) {
 	f := newFixture(t)

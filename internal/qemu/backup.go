@@ -12,8 +12,9 @@ import (
 // has not been copied yet, that is copied first (QEMU docs/interop/live-block-operations, blockdev-backup). The disk itself is only
 // read, so that whatever ends it at whatever moment, the disk is as it was.
 type Backup struct {
-	Node     string // of the disk
-	Path     string // of the qcow2 file that is made
+	Node     string   // of the disk
+	Path     string   // of the qcow2 file that is made
+	File     *os.File // that file, empty and open for reading and writing; nil: it is made, or emptied
 	Compress bool
 	// Overlay says that only what the disk itself holds is copied, and not what lies below it: the copy is an overlay over Backing.
 	// Else it holds all that the guest sees, and stands alone.
@@ -41,7 +42,7 @@ func (m *Monitor) PrepareBackup(ctx context.Context, b Backup) error {
 	if err != nil {
 		return err
 	}
-	if err := m.openFile(ctx, backupFile, b.Path); err != nil {
+	if err := m.openFile(ctx, backupFile, b); err != nil {
 		return err
 	}
 	image := map[string]any{"driver": "qcow2", "file": backupFile, "size": size, "version": "v3"}
@@ -58,20 +59,23 @@ func (m *Monitor) PrepareBackup(ctx context.Context, b Backup) error {
 	return m.Execute(ctx, "blockdev-add", qcow2, nil)
 }
 
-// openFile makes an empty file, or empties one, and hands it to QEMU, which need not be able to open it.
-func (m *Monitor) openFile(ctx context.Context, node, path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
+// openFile hands the backup's file to QEMU, which need not be able to open it.
+func (m *Monitor) openFile(ctx context.Context, node string, b Backup) error {
+	f := b.File
+	if f == nil {
+		var err error
+		if f, err = os.OpenFile(b.Path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+			return err
+		}
+		defer f.Close()
 	}
-	defer f.Close()
 	var set struct {
 		ID int `json:"fdset-id"`
 	}
-	if err := m.execute(ctx, "add-fd", map[string]any{"opaque": path}, &set, f); err != nil {
+	if err := m.execute(ctx, "add-fd", map[string]any{"opaque": b.Path}, &set, f); err != nil {
 		return err
 	}
-	err = m.Execute(ctx, "blockdev-add", map[string]any{"driver": "file", "node-name": node, "filename": fmt.Sprintf("/dev/fdset/%d", set.ID), "discard": "unmap"}, nil)
+	err := m.Execute(ctx, "blockdev-add", map[string]any{"driver": "file", "node-name": node, "filename": fmt.Sprintf("/dev/fdset/%d", set.ID), "discard": "unmap"}, nil)
 	// the node has a descriptor of its own by now
 	_ = m.Execute(ctx, "remove-fd", map[string]any{"fdset-id": set.ID}, nil)
 	return err
