@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,21 +30,32 @@ type Holder struct {
 	Since time.Time `json:"since"`
 }
 
-// String is for a message.
+// String is for a message. It comes from a file that somebody else has written.
 func (h Holder) String() string {
-	name := h.Host
+	name := printable(h.Host)
 	if pod := cmp.Or(h.Pod, h.Host); pod != "" && h.Namespace != "" {
-		name = "pod " + h.Namespace + "/" + pod
+		name = "pod " + printable(h.Namespace) + "/" + printable(pod)
 	} else if h.Pod != "" {
-		name = "pod " + h.Pod
+		name = "pod " + printable(h.Pod)
 	}
 	if name == "" {
 		return "somebody who left no name"
 	}
 	if h.Node != "" {
-		name += " on node " + h.Node
+		name += " on node " + printable(h.Node)
 	}
 	return fmt.Sprintf("%s (process %d, since %s)", name, h.PID, h.Since.UTC().Format(time.RFC3339))
+}
+
+// maxName is how long a name may be that Kubernetes, or the kernel, has given.
+const maxName = 253
+
+// printable is a name as it is, if it is one of Kubernetes' or the kernel's, and else quoted and cut off.
+func printable(name string) string {
+	if len(name) <= maxName && strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") == "" {
+		return name
+	}
+	return fmt.Sprintf("%.*q", maxName, name)
 }
 
 // patience is how long it makes sense to wait for a lock that other has: the whole wait if it may be this container's own

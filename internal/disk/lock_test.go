@@ -45,6 +45,23 @@ func TestLockIsExclusive(t *testing.T) {
 	second.Close()
 }
 
+// TestHolderIsPrintable: who has a lock has written the name itself.
+func TestHolderIsPrintable(t *testing.T) {
+	for _, tt := range []struct {
+		h    Holder
+		want string
+	}{
+		{Holder{Pod: "vm-0", Namespace: "lab", Node: "n1.example"}, "pod lab/vm-0 on node n1.example"},
+		{Holder{Host: "a\nERR the end\x1b[2J"}, `"a\nERR the end\x1b[2J"`},
+		{Holder{Pod: "x", Namespace: "a b", Node: "\u202e"}, `pod "a b"/x on node "\u202e"`},
+		{Holder{Host: strings.Repeat("h", 4000)}, `"` + strings.Repeat("h", 253) + `"`},
+	} {
+		if got := tt.h.String(); got != tt.want+" (process 0, since 0001-01-01T00:00:00Z)" {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}
+
 func TestLockWaitsForAPredecessor(t *testing.T) {
 	dir := t.TempDir()
 	first, err := TakeLock(t.Context(), dir, Holder{}, 0)
