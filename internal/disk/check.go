@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -79,7 +78,7 @@ type checked struct {
 
 // count checks and changes nothing.
 func (a applier) count(ctx context.Context, q qemuImg, f qcow2File, lock *Lock) (checked, error) {
-	var out bytes.Buffer
+	var out tail
 	err := q.run(ctx, lock, reach{read: []string{f.path}}, &out, f.checkArgs("--output=json"))
 	switch exitStatus(err) {
 	case checkClean, checkCorrupt, checkLeaks:
@@ -87,7 +86,7 @@ func (a applier) count(ctx context.Context, q qemuImg, f qcow2File, lock *Lock) 
 		return checked{}, err
 	}
 	var c checked
-	if err := json.Unmarshal(out.Bytes(), &c); err != nil {
+	if err := json.Unmarshal(out, &c); err != nil {
 		return checked{}, fmt.Errorf("qemu-img check: %w", err)
 	}
 	a.step("disk checked")

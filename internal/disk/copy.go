@@ -29,14 +29,14 @@ func (a applier) copy(ctx context.Context, p Plan, lock *Lock, file string) erro
 
 // checkSpace refuses a copy that will not fit, before it is begun.
 func (a applier) checkSpace(ctx context.Context, p Plan, lock *Lock) error {
-	var out bytes.Buffer
+	var out tail
 	if err := p.Input.qemuImg().run(ctx, lock, reach{read: p.source.files}, &out, []string{"measure", "--output=json", "-O", "qcow2", p.source.node.String()}); err != nil {
 		return err
 	}
 	var need struct {
 		Required int64 `json:"required"` // bytes, without the clusters that are not there or zero
 	}
-	if err := json.Unmarshal(out.Bytes(), &need); err != nil {
+	if err := json.Unmarshal(out, &need); err != nil {
 		return fmt.Errorf("qemu-img measure: %w", err)
 	}
 	var st unix.Statfs_t

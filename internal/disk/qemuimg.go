@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,7 +35,7 @@ type reach struct{ read, write []string }
 // next start waits for the helper's end and does not work on the same file beside it. What it prints goes to stdout, which may be
 // nil; its words on standard error are the error.
 func (q qemuImg) run(ctx context.Context, lock *Lock, files reach, stdout io.Writer, args []string) error {
-	var stderr bytes.Buffer
+	var stderr tail
 	command := append([]string{q.path}, args...)
 	if q.confine != nil {
 		command = q.confine(files.read, files.write, command)
@@ -52,11 +51,23 @@ func (q qemuImg) run(ctx context.Context, lock *Lock, files reach, stdout io.Wri
 	if err == nil {
 		return nil
 	}
-	words := strings.Join(strings.Fields(stderr.String()), " ")
+	words := strings.Join(strings.Fields(string(stderr)), " ")
 	if words == "" {
 		return fmt.Errorf("qemu-img: %w", err)
 	}
 	return &helperError{words: words, errno: errnoIn(words), err: err}
+}
+
+// maxOutput is how much of what a helper prints is kept, in bytes. It reads what guests have written, and could be made to print without end.
+const maxOutput = 8 << 10
+
+// tail keeps the end of what is written to it.
+type tail []byte
+
+func (t *tail) Write(b []byte) (int, error) {
+	*t = append(*t, b...)
+	*t = append((*t)[:0], (*t)[max(0, len(*t)-maxOutput):]...)
+	return len(b), nil
 }
 
 // helperError is what a helper said on standard error; it begins with the helper's name.

@@ -2,7 +2,6 @@ package image
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +36,7 @@ func (a *applier) convert(ctx context.Context, d foreignDisk, from, to string) e
 	cmd := exec.CommandContext(bound, command[0], command[1:]...)
 	cmd.Env = []string{"LC_ALL=C"}
 	cmd.ExtraFiles = []*os.File{a.held}
-	var words bytes.Buffer
+	var words tail
 	cmd.Stderr = &words
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -57,7 +56,7 @@ func (a *applier) convert(ctx context.Context, d foreignDisk, from, to string) e
 	case bound.Err() != nil:
 		return context.Cause(bound)
 	}
-	return helperError(words.String(), err)
+	return helperError(string(words), err)
 }
 
 // limit bounds what a program can do to this machine by an image that makes it run wild. That it fails is no reason not to go
@@ -71,18 +70,30 @@ func limit(pid int, size int64) {
 
 // showPercents reads what qemu-img -p prints: "    (12.34/100%)", and a carriage return.
 func showPercents(r io.Reader, shown *progress) {
-	lines := bufio.NewReader(r)
+	lines := bufio.NewReaderSize(r, 64)
 	for {
-		text, err := lines.ReadString('\r')
-		_, text, _ = strings.Cut(text, "(")
+		line, err := lines.ReadSlice('\r')
+		_, text, _ := strings.Cut(string(line), "(")
 		text, _, _ = strings.Cut(text, "/")
 		if percent, parsed := strconv.ParseFloat(text, 64); parsed == nil {
 			shown.set(int64(percent / 100 * float64(shown.total)))
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return
 		}
 	}
+}
+
+// maxWords is how much of what a helper says is kept, in bytes.
+const maxWords = 4 << 10
+
+// tail keeps the end of what is written to it.
+type tail []byte
+
+func (t *tail) Write(b []byte) (int, error) {
+	*t = append(*t, b...)
+	*t = append((*t)[:0], (*t)[max(0, len(*t)-maxWords):]...)
+	return len(b), nil
 }
 
 // helperError is what a helper said on standard error, with the system error in it.
