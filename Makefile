@@ -86,7 +86,7 @@ test-release: ## what a release says is in it
 	cd release/sbom && go vet . && CGO_ENABLED=0 go test -count=1 -timeout 10m .
 
 test-container: image tinyguest ## the container images' tests alone
-	bash -c '. images/lib.sh; need_packages catatonit'
+	test/container/need.sh
 	go test -count=1 -timeout 30m -v ./test/container
 
 test-images: image tinyguest ## vendors' images alone: fetched from a web server of the test's, built and booted
