@@ -25,14 +25,12 @@ type Host struct {
 
 // InspectHost looks at the container from inside.
 func InspectHost() Host {
+	kvm := make(chan qemu.KVMState, 1)
+	go func() { kvm <- qemu.ProbeKVM("/") }() // the others meanwhile
 	name, _ := os.Hostname()
-	return Host{
-		HostName: name,
-		Identity: podIdentity(),
-		Arch:     runtime.GOARCH,
-		Limits:   cgroup.Read("/"),
-		KVM:      qemu.ProbeKVM("/"),
-	}
+	h := Host{HostName: name, Identity: podIdentity(), Arch: runtime.GOARCH, Limits: cgroup.Read("/")}
+	h.KVM = <-kvm
+	return h
 }
 
 // podIdentity is the identity of the pod that this process is in.

@@ -47,7 +47,7 @@ func ProbeKVM(root string) KVMState {
 	if err != nil {
 		return KVMState{Reason: fmt.Sprintf("/dev/kvm opens, but a VM cannot be made: %v", err)}
 	}
-	unix.Close(vm)
+	go unix.Close(vm) // which takes the kernel its time, and nothing waits for it
 	if runtime.GOARCH != "amd64" {
 		return KVMState{Usable: true, Real: true, Reason: "/dev/kvm works"}
 	}
