@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vmentry/vmentry/internal/config"
@@ -106,18 +107,23 @@ func prepare(ctx context.Context, cfg config.Config, mistakes config.Mistakes, q
 	checkArguments(extra, &mistakes)
 	checkReadable("VM_KERNEL", cfg.Kernel, &mistakes)
 	checkReadable("VM_INITRD", cfg.Initrd, &mistakes)
-	var provisionErr, networkErr, volumeErr, tpmErr error
+	var provisionErr, networkErr, volumeErr, tpmErr, diskErr, moreErr error
+	plan.TPM, tpmErr = planTPM(ctx, cfg)
+	var looking sync.WaitGroup
+	disks := plan
+	looking.Go(func() { // beside the rest, of which this needs nothing
+		if diskErr = disks.planImage(cfg); diskErr == nil && !disks.Pending() {
+			diskErr = disks.planDisk(cfg, chosen.arch)
+		}
+		moreErr = disks.planMore(cfg)
+	})
 	plan.Network, networkErr = planNetwork(cfg, name, plan.Identity, chosen.cpus, &mistakes)
 	plan.token = httpToken(cfg, &mistakes)
 	plan.Volumes, volumeErr = planVolumes(ctx, cfg, &mistakes)
-	plan.TPM, tpmErr = planTPM(ctx, cfg)
 	plan.Ready = readiness(cfg, &plan.Network)
 	plan.Provision, provisionErr = guestConfiguration(cfg, name, uuid(plan.Identity), networkConfig(plan.Network, cfg.CloudSeed), &mistakes)
-	diskErr := plan.planImage(cfg)
-	if diskErr == nil && !plan.Pending() {
-		diskErr = plan.planDisk(cfg, chosen.arch)
-	}
-	moreErr := plan.planMore(cfg)
+	looking.Wait()
+	plan.Image, plan.Disk, plan.More, plan.Chosen, plan.flash = disks.Image, disks.Disk, disks.More, disks.Chosen, disks.flash
 	for _, err := range []*error{&diskErr, &moreErr} {
 		if isMistake(*err) {
 			provisionErr, *err = errors.Join(provisionErr, *err), nil
