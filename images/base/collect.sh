@@ -16,7 +16,7 @@ main() {
 	for p in "${!package[@]}"; do put "$p"; done
 	papers
 	mkdir -p "$tree/image"
-	# A new volume gets these modes: another user than root can use it then. vmentry takes the others' rights away.
+	# A new volume gets these modes: another user than root can use it then. Where vmentry is root, it takes the others' rights away.
 	install -d -m 1777 "$tree/var/lib/vmentry" "$tree/run/vmentry"
 	same_times
 }
