@@ -13,6 +13,7 @@ until ctr version >/dev/null 2>&1; do
 done
 # The layers as they came are not kept beside what was unpacked.
 ctr images import --local --discard-unpacked-layers -
+ctr leases delete --sync "$(ctr leases create)" # they go when something is deleted, and this waits for it
 for image in $(ctr images list --quiet); do
 	# Nothing could fetch it again: the kubelet must not delete it when the disk fills up.
 	ctr images label "$image" io.cri-containerd.image=managed io.cri-containerd.pinned=pinned

@@ -35,6 +35,7 @@ func TestNested(t *testing.T) {
 	inner.awaitNodes("nested")
 	inner.kubectl("apply", "--filename", filepath.Join(examples, "nested-hello.yaml"))
 	inner.awaitHello(3)
+	inner.await("an answer of hello", func() bool { return c.answers("10.96.0.80:30080") }) // the nodes hear of the pods last
 	if says := c.get("10.96.0.80:30080", "/"); !strings.HasPrefix(says, "hello from hello-") || !strings.HasSuffix(says, " on nested") {
 		t.Errorf("the cluster's pods say %q", says)
 	}
@@ -87,6 +88,7 @@ func TestNestedNodes(t *testing.T) {
 	}
 	for _, name := range names {
 		node := net.JoinHostPort(c.field("pod/"+name, ".status.podIP"), "30080")
+		inner.await("an answer of hello at "+name, func() bool { return c.answers(node) }) // the nodes hear of the pods last
 		for _, answering := range c.everyHello(node, 3) {
 			t.Logf("at %s: %s", name, answering)
 		}
@@ -234,6 +236,15 @@ func (n *nested) awaitHello(pods int) {
 // get asks an HTTP server in the cluster's network, from the pod outside.
 func (c *cluster) get(address, path string) string {
 	c.t.Helper()
+	body, err := c.tryGet(address, path)
+	if err != nil {
+		c.t.Error(err)
+	}
+	return body
+}
+
+func (c *cluster) tryGet(address, path string) (string, error) {
+	c.t.Helper()
 	conn := c.dial(address)
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(5 * time.Minute))
@@ -241,9 +252,16 @@ func (c *cluster) get(address, path string) string {
 	answer, err := io.ReadAll(conn)
 	head, body, found := strings.Cut(string(answer), "\r\n\r\n")
 	if !found || !strings.Contains(head, " 200 ") {
-		c.t.Errorf("GET %s%s: %v, %q", address, path, err, answer[:min(len(answer), 200)])
+		err = fmt.Errorf("GET %s%s: %v, %q", address, path, err, answer[:min(len(answer), 200)])
 	}
-	return strings.TrimSpace(body)
+	return strings.TrimSpace(body), err
+}
+
+// answers says whether an HTTP server answers there.
+func (c *cluster) answers(address string) bool {
+	c.t.Helper()
+	_, err := c.tryGet(address, "/")
+	return err == nil
 }
 
 // everyHello asks until as many different pods have answered.
