@@ -22,10 +22,11 @@ main() {
 	tar -C "$dir" -c .
 }
 
-# rules makes rules.tar: iptables, nft, and the libraries that they are linked with. They load one for each kind of match besides.
+# rules makes rules.tar: iptables and nft, what iptables loads for each kind of match, and the libraries that all of these are linked with.
 rules() {
 	local names libraries
-	mapfile -t names < <(chroot "$root" ldd /usr/sbin/iptables /usr/sbin/nft | sed -n 's,^[^/]*\(/[^ ]*\) (0x.*,\1,p' | sed 's,^/lib,/usr/lib,')
+	# shellcheck disable=SC2016 # the * is for the shell in there
+	mapfile -t names < <(chroot "$root" sh -c 'ldd /usr/sbin/iptables /usr/sbin/nft /usr/lib/*/xtables/*.so' | sed -n 's,^[^/]*\(/[^ ]*\) (0x.*,\1,p' | sed 's,^/lib,/usr/lib,' | sort -u)
 	# Each under its name, which may be a link, and under its own.
 	mapfile -t libraries < <({ printf '%s\n' "${names[@]}"; chroot "$root" realpath "${names[@]}"; } | sort -u)
 	(cd "$root" && tar --owner 0 --group 0 -c bin lib lib64 sbin usr/sbin/{iptables,ip6tables,xtables,nft}* etc/alternatives/ip*tables* \
