@@ -55,7 +55,7 @@ func (s *Milestones) Reach(m Milestone, attrs ...any) {
 	if s.log.Enabled(context.Background(), slog.LevelDebug) {
 		precision = time.Microsecond
 	}
-	if s.note(Passed{m, now.UTC(), Seconds(after.Round(time.Millisecond).Seconds())}) {
+	if s.note(Passed{m, now.UTC(), Seconds(after.Round(time.Microsecond).Seconds())}) {
 		s.log.Info(string(m), append([]any{"after", after.Round(precision)}, attrs...)...)
 	}
 }
