@@ -2,7 +2,6 @@ package test
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -114,21 +113,7 @@ type boot struct {
 func newBoot(b *testing.B, settings []string) boot {
 	b.Helper()
 	data, run := dirs(b)
-	cmd := exec.Command(binaries.VMEntry, "plan", "-o", "json")
-	cmd.Env, cmd.Stderr = environment(data, run, append(tiny(b, "vmtest.dhcp=none", "VM_NETWORK=user", "VM_ACCEL=auto"), settings...)...), os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		b.Fatalf("vmentry plan: %v", err)
-	}
-	var plan struct {
-		QEMU struct {
-			Path      string
-			Arguments []string
-		}
-	}
-	if err := json.Unmarshal(out, &plan); err != nil {
-		b.Fatal(err)
-	}
+	plan := planned(b, data, run, append(tiny(b, "vmtest.dhcp=none", "VM_NETWORK=user", "VM_ACCEL=auto"), settings...)...)
 	for i, a := range plan.QEMU.Arguments {
 		if strings.HasPrefix(a, "socket,id=console,") {
 			plan.QEMU.Arguments[i] = "stdio,id=console"

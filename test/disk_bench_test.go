@@ -158,29 +158,36 @@ func (d benchDisk) measure(b *testing.B) []float64 {
 	return figures
 }
 
-// newBareDisk starts the guest that the others are compared to, and tells on what machine. There is no vmentry in it: QEMU has a raw
-// file, which it opens as vmentry has it open its own disks on this file system.
-func newBareDisk(b *testing.B) (benchDisk, string) {
+// qemuPlan is what vmentry would start.
+type qemuPlan struct {
+	QEMU struct {
+		Path, Version string
+		Arguments     []string
+	}
+	MoreDisks struct{ Disks []struct{ Cache, AIO string } }
+}
+
+func planned(b *testing.B, data, run string, settings ...string) (plan qemuPlan) {
 	b.Helper()
-	data, run := dirs(b)
-	disk := rawDisk(b)
-	settings := diskGuest(b, "VM_DISKS=bench="+disk)
 	cmd := exec.Command(binaries.VMEntry, "plan", "-o", "json")
 	cmd.Env, cmd.Stderr = environment(data, run, settings...), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		b.Fatalf("vmentry plan: %v", err)
 	}
-	var plan struct {
-		QEMU struct {
-			Path, Version string
-			Arguments     []string
-		}
-		MoreDisks struct{ Disks []struct{ Cache, AIO string } }
-	}
 	if err := json.Unmarshal(out, &plan); err != nil {
 		b.Fatal(err)
 	}
+	return plan
+}
+
+// newBareDisk starts the guest that the others are compared to, and tells on what machine. There is no vmentry in it: QEMU has a raw
+// file, which it opens as vmentry has it open its own disks on this file system.
+func newBareDisk(b *testing.B) (benchDisk, string) {
+	b.Helper()
+	data, run := dirs(b)
+	disk := rawDisk(b)
+	plan := planned(b, data, run, diskGuest(b, "VM_DISKS=bench="+disk)...)
 	how := plan.MoreDisks.Disks[0]
 	args := append(bareMachine(plan.QEMU.Arguments), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
 		"-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=bench,cache=%s,aio=%s,discard=unmap", disk, how.Cache, how.AIO),

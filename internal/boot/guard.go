@@ -53,7 +53,7 @@ type outward struct {
 // allow keeps the guest from the networks that are not for it. The pod's DNS servers may be there: QEMU asks them for the guest. And clients on
 // loopback get their answers.
 func (o outward) allow(c confine.Connection) bool {
-	if !slices.ContainsFunc(network.Refused, func(p netip.Prefix) bool { return p.Contains(c.To.Addr()) }) {
+	if !network.IsRefused(c.To.Addr()) {
 		return true
 	}
 	if c.To.Port() == dnsPort && slices.Contains(o.resolver(), c.To.Addr().WithZone("")) {

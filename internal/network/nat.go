@@ -220,7 +220,7 @@ func (n *NATPlan) nameServers(pod Pod, lease *Lease) (others []netip.Addr) {
 				n.Resolvers = append(n.Resolvers, s)
 			}
 			others = append(others, s)
-		case isRefused(s):
+		case IsRefused(s):
 			others = append(others, s)
 		case s.Is4() && lease.V4.Router.IsValid():
 			lease.V4.DNS = append(lease.V4.DNS, s)

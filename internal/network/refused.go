@@ -2,9 +2,9 @@ package network
 
 import "net/netip"
 
-// Refused are the networks that the guest does not reach in user and nat mode: what means the pod itself, or its node, to a socket of the pod's, and
+// refusedNetworks are the networks that the guest does not reach in user and nat mode: what means the pod itself, or its node, to a socket of the pod's, and
 // where clouds answer for what a machine is and may do. The guest is not that machine.
-var Refused = append(refused("127.0.0.0/8", "0.0.0.0/8",
+var refusedNetworks = append(refused("127.0.0.0/8", "0.0.0.0/8",
 	"169.254.0.0/16",     // link-local: 169.254.169.254 of most clouds, and what else there is for the node alone
 	"100.100.100.200/32", // Alibaba
 	"168.63.129.16/32",   // Azure, beside 169.254.169.254: keys and certificates of the machine
@@ -35,9 +35,10 @@ func refused(networks ...string) (all []netip.Prefix) {
 	return all
 }
 
-// isRefused says whether an address is in one of [Refused].
-func isRefused(a netip.Addr) bool {
-	for _, p := range Refused {
+// IsRefused says whether an address is one that the guest does not reach in user and nat mode: the pod itself to a socket of the pod's, its node, and what answers
+// for a cloud.
+func IsRefused(a netip.Addr) bool {
+	for _, p := range refusedNetworks {
 		if p.Contains(a.WithZone("")) { // it contains none with a zone
 			return true
 		}

@@ -131,10 +131,10 @@ func (n *NATPlan) forward(b BridgePlan, forward *chain) {
 	}
 }
 
-// refuse drops what would open a connection to one of [Refused]; what belongs to another connection has to pass no list.
+// refuse drops what would open a connection to one of refusedNetworks; what belongs to another connection has to pass no list.
 func refuse(nowhere *chain) {
 	nowhere.rule(tracked(), leave())
-	for _, p := range Refused {
+	for _, p := range refusedNetworks {
 		nowhere.rule(receiver(p), drop())
 	}
 }
