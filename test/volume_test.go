@@ -290,7 +290,7 @@ const dockers = "-all,+chown,+dac_override,+fsetid,+fowner,+mknod,+net_raw,+setg
 func TestVolumesAgain(t *testing.T) {
 	data, run, v := pods(t, "one", "two")
 	volumes := "one=" + v["one"] + ",two=" + v["two"] + ":ro"
-	docker := []string{"setpriv", "--bounding-set", dockers, "--"}
+	docker := []string{"setpriv", "--groups", "0", "--bounding-set", dockers, "--"}
 	m := share(t, data, run, volumes, docker...)
 	m.stdout.Await(t, tinyReady)
 	m.stderr.Await(t, "virtiofsd runs in a chroot")
@@ -405,6 +405,7 @@ func TestVolumesThatCannotBe(t *testing.T) {
 		{"not installed", []string{"VM_VOLUMES=a=" + v["good"]}, []string{"unshare", "-m", "sh", "-ec",
 			`for f in /usr/libexec /usr/lib/qemu; do [ ! -d $f ] || mount -t tmpfs none $f; done; PATH=${PATH#*:}; exec "$@"`, "sh"}, 69, []string{"virtiofsd is not installed", "package virtiofsd"}},
 		{"root without rights", []string{"VM_VOLUMES=a=" + v["good"]}, []string{"setpriv", "--bounding-set", "-all", "--"}, 69, []string{"SETPCAP", "runAsUser"}},
+		{"root in groups", []string{"VM_VOLUMES=a=" + v["good"]}, []string{"setpriv", "--groups", "0", "--bounding-set", "-all,+setpcap", "--"}, 69, []string{"without the capability SETGID", "runAsUser"}},
 		{"no virtiofsd of Debian 13", []string{"VM_VOLUMES=a=" + v["good"], "PATH=" + otherVirtiofsd(t) + ":" + os.Getenv("PATH")}, nil, 69, []string{"QEMU before 8.0"}},
 	}
 	before := tree(t, filepath.Dir(data))

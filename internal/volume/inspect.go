@@ -52,6 +52,7 @@ func cause(err error) string {
 // Rights are what this process may do, as far as a sandbox depends on it.
 type Rights struct {
 	UID, GID     int
+	Groups       bool            // this process is in supplementary groups
 	Capabilities map[string]bool // permitted, by the names that virtiofsd has for them
 	Namespaces   bool            // mount, PID and network namespaces can be made, without a user namespace
 	Landlock     int             // version of the kernel's Landlock; 0: none
@@ -60,11 +61,13 @@ type Rights struct {
 // capabilities are those that a sandbox may depend on (capabilities(7)).
 var capabilities = map[string]int{
 	"chown": unix.CAP_CHOWN, "dac_override": unix.CAP_DAC_OVERRIDE, "fowner": unix.CAP_FOWNER, "fsetid": unix.CAP_FSETID,
-	"setgid": unix.CAP_SETGID, "setuid": unix.CAP_SETUID, "mknod": unix.CAP_MKNOD, "setfcap": unix.CAP_SETFCAP,
+	setgid: unix.CAP_SETGID, setuid: unix.CAP_SETUID, "mknod": unix.CAP_MKNOD, "setfcap": unix.CAP_SETFCAP,
 	setpcap: unix.CAP_SETPCAP, sysChroot: unix.CAP_SYS_CHROOT, sysAdmin: unix.CAP_SYS_ADMIN,
 }
 
 const (
+	setgid    = "setgid"
+	setuid    = "setuid"
 	setpcap   = "setpcap"
 	sysChroot = "sys_chroot"
 	sysAdmin  = "sys_admin"
@@ -74,6 +77,8 @@ const (
 // run to try it.
 func InspectRights(landlock int, harmless ...string) Rights {
 	r := Rights{UID: os.Geteuid(), GID: os.Getegid(), Capabilities: map[string]bool{}, Landlock: landlock}
+	groups, err := os.Getgroups()
+	r.Groups = err != nil || len(groups) > 0
 	var data [2]unix.CapUserData
 	if unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]) != nil {
 		return r

@@ -41,15 +41,30 @@ func (s Sandbox) String() string {
 // daemonCapabilities are those that virtiofsd keeps if it is let, and wants to have then. useful are those that a guest's ordinary
 // work on files takes. A guest has no business making device nodes, or programs with capabilities, in the pod's directories.
 var (
-	daemonCapabilities = []string{"chown", "dac_override", "fowner", "fsetid", "setgid", "setuid", "mknod", "setfcap"}
+	daemonCapabilities = []string{"chown", "dac_override", "fowner", "fsetid", setgid, setuid, "mknod", "setfcap"}
 	usefulCapabilities = daemonCapabilities[:6]
 )
 
-// ErrNoSETPCAP: a virtiofsd of root's gives capabilities up before it serves anybody, and ends if it may not. It insists even where
-// it has none.
-var ErrNoSETPCAP = errors.New("VM_VOLUMES: virtiofsd cannot run as root without the capability SETPCAP, by which it gives up others: " +
-	"run the container as another user (docker run --user 1000, in the pod's securityContext: {runAsUser: 1000, fsGroup: 1000}), or give it SETPCAP " +
-	"and those that the guest's work on files takes (docker's default set has them; capabilities: {add: [SETPCAP, SYS_CHROOT, CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID]})")
+// ErrCapabilities: before it serves anybody, a virtiofsd of root's gives capabilities up, which takes SETPCAP, and leaves the container's supplementary
+// groups, which takes SETGID. It ends if it may not, also where it has no capability to give up.
+var ErrCapabilities = errors.New("VM_VOLUMES: virtiofsd cannot run as root without")
+
+// lacking is an [ErrCapabilities] with what root lacks for virtiofsd, and nil if that is nothing.
+func lacking(r Rights) error {
+	var all []string
+	if !r.Capabilities[setpcap] {
+		all = append(all, "the capability SETPCAP, by which it gives up others")
+	}
+	if r.Groups && !r.Capabilities[setgid] {
+		all = append(all, "the capability SETGID, by which it leaves the groups that the container runtime has put root into")
+	}
+	if all == nil {
+		return nil
+	}
+	return fmt.Errorf("%w %s: run the container as another user (docker run --user 1000, in the pod's securityContext: {runAsUser: 1000, fsGroup: 1000}), or give it SETPCAP, SETGID "+
+		"and those that the guest's work on files takes (docker's default set has them; capabilities: {add: [SETPCAP, SETGID, SETUID, SYS_CHROOT, CHOWN, DAC_OVERRIDE, FOWNER, FSETID]})",
+		ErrCapabilities, strings.Join(all, ", and "))
+}
 
 // choose takes the strictest sandbox that r allows. Namespaces come first: there virtiofsd sees no other file, process or network. They
 // exclude Landlock, under which nobody can mount.
@@ -57,13 +72,14 @@ func choose(r Rights) (Sandbox, error) {
 	s := Sandbox{Mode: "none", Landlock: r.Landlock}
 	root := r.UID == 0
 	if root {
-		if !r.Capabilities[setpcap] {
-			return s, ErrNoSETPCAP
+		if err := lacking(r); err != nil {
+			return s, err
 		}
 		s.Keeps = slices.DeleteFunc(slices.Clone(usefulCapabilities), func(c string) bool { return !r.Capabilities[c] })
 	}
-	if !root || !r.Capabilities["setuid"] || !r.Capabilities["setgid"] {
+	if !root || !r.Capabilities[setuid] || !r.Capabilities[setgid] {
 		s.Squash = fmt.Sprintf("%d:%d", r.UID, r.GID)
+		s.Keeps = slices.DeleteFunc(s.Keeps, func(c string) bool { return c == setuid || c == setgid }) // one alone is of no use
 	}
 	switch {
 	case r.Namespaces:

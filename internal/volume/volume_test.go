@@ -40,8 +40,12 @@ func TestChoose(t *testing.T) {
 			Sandbox{Mode: "chroot", Keeps: usefulCapabilities}, "in a chroot, with CHOWN"},
 		{"root with SETPCAP alone", Rights{Capabilities: caps(setpcap), Landlock: 3},
 			Sandbox{Mode: "none", Landlock: 3, Squash: "0:0"}, "shut in by Landlock (version 3), with no capability"},
-		{"root that cannot give files away", Rights{Capabilities: caps(setpcap, sysChroot, "chown", "setuid"), Landlock: 3},
-			Sandbox{Mode: "chroot", Landlock: 3, Keeps: []string{"chown", "setuid"}, Squash: "0:0"}, "with CHOWN, SETUID"},
+		{"root that cannot give files away", Rights{Capabilities: caps(setpcap, sysChroot, "chown", setuid), Landlock: 3},
+			Sandbox{Mode: "chroot", Landlock: 3, Keeps: []string{"chown"}, Squash: "0:0"}, "with CHOWN: "},
+		{"root that may leave its groups", Rights{Groups: true, Capabilities: caps(setpcap, setgid), Landlock: 3},
+			Sandbox{Mode: "none", Landlock: 3, Squash: "0:0"}, "with no capability"},
+		{"another user in groups", Rights{UID: 1000, GID: 100, Groups: true, Landlock: 7},
+			Sandbox{Mode: "none", Landlock: 7, Squash: "1000:100"}, "user 1000"},
 		{"another user", Rights{UID: 1000, GID: 100, Landlock: 7},
 			Sandbox{Mode: "none", Landlock: 7, Squash: "1000:100"}, "user 1000"},
 		{"another user, an old kernel", Rights{UID: 1000, GID: 100},
@@ -62,8 +66,24 @@ func TestChoose(t *testing.T) {
 			}
 		})
 	}
-	if _, err := choose(Rights{Capabilities: caps(sysChroot), Landlock: 7}); !errors.Is(err, ErrNoSETPCAP) {
-		t.Errorf("root without SETPCAP: %v", err)
+}
+
+// TestChooseRefuses: what virtiofsd would end for is said before, each with the capability that is missing and no other.
+func TestChooseRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		rights        Rights
+		lacks, hasNot string
+	}{
+		{"nothing", Rights{Groups: true, Capabilities: caps(sysChroot)}, "SETPCAP, by which it gives up others, and the capability SETGID, by which", "no capability"},
+		{"no SETPCAP", Rights{Groups: true, Capabilities: caps(setgid)}, "the capability SETPCAP, by which", "SETGID, by which"},
+		{"no SETPCAP, no groups", Rights{Capabilities: caps(sysChroot)}, "the capability SETPCAP, by which", "SETGID, by which"},
+		{"groups", Rights{Groups: true, Capabilities: caps(setpcap)}, "the capability SETGID, by which", "SETPCAP, by which"},
+	} {
+		_, err := choose(tt.rights)
+		if !errors.Is(err, ErrCapabilities) || !strings.Contains(err.Error(), tt.lacks) || strings.Contains(err.Error(), tt.hasNot) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
 	}
 }
 
