@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,6 +35,10 @@ func TestMemoryLimit(t *testing.T) {
 			sockets := anybodys(t)
 			options := tiny(t, fmt.Sprint("vmtest.fill=", tt.functions), "--memory", tt.limit, "--volume", sockets+":/run/vmentry", "--env", "VM_MEMORY=", "--env", "VM_INITRD=/tiny/initrd-net")
 			m := run(t, append(options, tt.options...))
+			if m.stdout.Find("vmtest: translated", 1) != nil && m.failedItself() {
+				t.Log("QEMU has failed by itself; once more")
+				m = m.again()
+			}
 			m.stdout.Await(t, "vmtest: translated")
 			if tt.look {
 				look(t, filepath.Join(sockets, "qemu", "vnc.sock"))
@@ -43,6 +48,13 @@ func TestMemoryLimit(t *testing.T) {
 			m.stop()
 		})
 	}
+}
+
+// failedItself says whether the container has ended by an assertion of QEMU's. QEMU 10 and older, emulating several CPUs, fail in about one of a hundred starts while the
+// guest gives its PCI devices their addresses: a CPU finds what it writes to by a number in a table that another CPU has replaced (iotlb_to_section in QEMU's system/physmem.c).
+func (m *machine) failedItself() bool {
+	m.t.Helper()
+	return m.exit() == 128+int(syscall.SIGABRT) && strings.Contains(m.stderr.String(), "Assertion")
 }
 
 // memory is how much memory the container uses, and how much of it is not the guest's.
