@@ -48,7 +48,7 @@ func identity(hostName, mountinfo string) string {
 	if f, err := os.Open(mountinfo); err == nil {
 		defer f.Close()
 		for s := bufio.NewScanner(f); s.Scan(); {
-			if fields := strings.Fields(s.Text()); len(fields) > 4 && fields[4] == "/etc/hosts" {
+			if fields := strings.SplitN(s.Text(), " ", 6); len(fields) > 4 && fields[4] == "/etc/hosts" {
 				sum.Write([]byte{0})
 				sum.Write([]byte(fields[3]))
 			}

@@ -92,11 +92,14 @@ func hierarchies(root string) []hierarchy {
 	var list []hierarchy
 	forLines(filepath.Join(root, "proc/self/mountinfo"), func(line string) {
 		before, after, ok := strings.Cut(line, " - ")
+		if !ok || !strings.HasPrefix(after, "cgroup") {
+			return // in a moment: there may be hundreds
+		}
 		f, g := strings.Fields(before), strings.Fields(after)
-		if !ok || len(f) < 5 || len(g) < 3 {
+		if len(f) < 5 || len(g) < 3 {
 			return
 		}
-		mountRoot, mountPoint, kind, options := unescape(f[3]), unescape(f[4]), g[0], g[2]
+		mountRoot, mountPoint, kind, options := escapes.Replace(f[3]), escapes.Replace(f[4]), g[0], g[2]
 		h := hierarchy{mount: filepath.Join(root, mountPoint)}
 		var place string
 		switch kind {
@@ -155,10 +158,8 @@ func forLines(file string, do func(string)) {
 	}
 }
 
-// unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
-}
+// escapes undoes mountinfo's octal escapes of space, tab, newline and backslash.
+var escapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // readLimit reads one number; "max", -1 and a file that is not there are 0.
 func readLimit(file string) int64 {

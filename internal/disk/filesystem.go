@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bufio"
 	"errors"
 	"io"
 	"io/fs"
@@ -9,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -86,15 +86,14 @@ type mount struct {
 	options []string // the file system's own
 }
 
+// mountinfo is what was mounted when this process first asked: a container's mounts are made before its first process begins.
+var mountinfo = sync.OnceValue(func() string {
+	text, _ := os.ReadFile("/proc/self/mountinfo")
+	return string(text)
+})
+
 // mountOf finds the mount that path (absolute, without links) lies on; the zero value where that is not to be found out.
-func mountOf(path string) mount {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return mount{}
-	}
-	defer f.Close()
-	return findMount(f, path)
-}
+func mountOf(path string) mount { return findMount(mountinfo(), path) }
 
 // localLocks says that locks on an NFS mount are this machine's alone.
 func (m mount) localLocks() bool {
@@ -104,18 +103,17 @@ func (m mount) localLocks() bool {
 }
 
 // findMount finds the mount in the format of proc(5), "/proc/[pid]/mountinfo".
-func findMount(mountinfo io.Reader, path string) mount {
+func findMount(mountinfo, path string) mount {
 	var best mount
-	lines := bufio.NewScanner(mountinfo)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 {
+	for line := range strings.Lines(mountinfo) {
+		fields := strings.SplitN(line, " ", 6)
+		if len(fields) < 6 {
 			continue
 		}
-		point := unescapeMount(fields[4])
+		point := mountEscapes.Replace(fields[4])
 		if len(point) >= len(best.point) && (path == point || strings.HasPrefix(path, strings.TrimSuffix(point, "/")+"/")) {
 			best = mount{point: point}
-			if _, after, found := strings.Cut(lines.Text(), " - "); found {
+			if _, after, found := strings.Cut(fields[5], " - "); found {
 				if last := strings.Fields(after); len(last) > 2 {
 					best.options = strings.Split(last[2], ",")
 				}
@@ -125,10 +123,8 @@ func findMount(mountinfo io.Reader, path string) mount {
 	return best
 }
 
-// unescapeMount undoes the octal escapes of mountinfo: space, tab, line feed and backslash.
-func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
-}
+// mountEscapes undoes the octal escapes of mountinfo: space, tab, line feed and backslash.
+var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // directReadable says whether the file can be read with O_DIRECT, by doing it.
 func directReadable(path string) bool {

@@ -2,7 +2,6 @@ package disk
 
 import (
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -57,12 +56,12 @@ func TestMountPoint(t *testing.T) {
 		"/var/lib/vmentry": "/var/lib/vmentry", "/var/lib/vmentry/x": "/var/lib/vmentry",
 		"/var/lib/vmentry2": "/", "/var/lib": "/", "/": "/", "/with space/x": "/with space",
 	} {
-		if got := findMount(strings.NewReader(mountinfo), path).point; got != want {
+		if got := findMount(mountinfo, path).point; got != want {
 			t.Errorf("%s is on %q, want %q", path, got, want)
 		}
 	}
 	for path, want := range map[string]bool{"/nfs/x": false, "/nfs3/x": true, "/nfs4": true, "/": false} {
-		if got := findMount(strings.NewReader(mountinfo), path).localLocks(); got != want {
+		if got := findMount(mountinfo, path).localLocks(); got != want {
 			t.Errorf("the locks of %s are local: %v, want %v", path, got, want)
 		}
 	}
