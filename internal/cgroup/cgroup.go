@@ -93,7 +93,7 @@ func hierarchies(root string) []hierarchy {
 	forLines(filepath.Join(root, "proc/self/mountinfo"), func(line string) {
 		before, after, ok := strings.Cut(line, " - ")
 		if !ok || !strings.HasPrefix(after, "cgroup") {
-			return // in a moment: there may be hundreds
+			return // before anything is taken apart: there may be hundreds
 		}
 		f, g := strings.Fields(before), strings.Fields(after)
 		if len(f) < 5 || len(g) < 3 {

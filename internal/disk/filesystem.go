@@ -82,42 +82,51 @@ func nearestExisting(dir string) (string, error) {
 
 // mount is what a path lies on.
 type mount struct {
-	point   string   // "/" is the container's own writable layer. Device numbers would not tell: some storage drivers give a volume the same one
-	options []string // the file system's own
+	point   string // "/" is the container's own writable layer. Device numbers would not tell: some storage drivers give a volume the same one
+	options string // the file system's own, with commas between
 }
 
-// mountinfo is what was mounted when this process first asked: a container's mounts are made before its first process begins.
-var mountinfo = sync.OnceValue(func() string {
+// mounts are what was mounted when this process first asked: a container's mounts are made before its first process begins.
+var mounts = sync.OnceValue(func() []mount {
 	text, _ := os.ReadFile("/proc/self/mountinfo")
-	return string(text)
+	return parseMounts(string(text))
 })
 
 // mountOf finds the mount that path (absolute, without links) lies on; the zero value where that is not to be found out.
-func mountOf(path string) mount { return findMount(mountinfo(), path) }
+func mountOf(path string) mount { return findMount(mounts(), path) }
 
 // localLocks says that locks on an NFS mount are this machine's alone.
 func (m mount) localLocks() bool {
-	return slices.ContainsFunc(m.options, func(o string) bool {
+	return slices.ContainsFunc(strings.Split(m.options, ","), func(o string) bool {
 		return o == "nolock" || strings.HasPrefix(o, "local_lock=") && o != "local_lock=none"
 	})
 }
 
-// findMount finds the mount in the format of proc(5), "/proc/[pid]/mountinfo".
-func findMount(mountinfo, path string) mount {
-	var best mount
+// parseMounts reads the format of proc(5), "/proc/[pid]/mountinfo".
+func parseMounts(mountinfo string) []mount {
+	var all []mount
 	for line := range strings.Lines(mountinfo) {
 		fields := strings.SplitN(line, " ", 6)
 		if len(fields) < 6 {
 			continue
 		}
-		point := mountEscapes.Replace(fields[4])
-		if len(point) >= len(best.point) && (path == point || strings.HasPrefix(path, strings.TrimSuffix(point, "/")+"/")) {
-			best = mount{point: point}
-			if _, after, found := strings.Cut(fields[5], " - "); found {
-				if last := strings.Fields(after); len(last) > 2 {
-					best.options = strings.Split(last[2], ",")
-				}
+		m := mount{point: mountEscapes.Replace(fields[4])}
+		if _, after, found := strings.Cut(fields[5], " - "); found {
+			if last := strings.Fields(after); len(last) > 2 {
+				m.options = last[2]
 			}
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// findMount finds the innermost of all that path lies on, and of several at one place the last, which hides the others.
+func findMount(all []mount, path string) mount {
+	var best mount
+	for _, m := range all {
+		if len(m.point) >= len(best.point) && (path == m.point || strings.HasPrefix(path, strings.TrimSuffix(m.point, "/")+"/")) {
+			best = m
 		}
 	}
 	return best

@@ -56,12 +56,12 @@ func TestMountPoint(t *testing.T) {
 		"/var/lib/vmentry": "/var/lib/vmentry", "/var/lib/vmentry/x": "/var/lib/vmentry",
 		"/var/lib/vmentry2": "/", "/var/lib": "/", "/": "/", "/with space/x": "/with space",
 	} {
-		if got := findMount(mountinfo, path).point; got != want {
+		if got := findMount(parseMounts(mountinfo), path).point; got != want {
 			t.Errorf("%s is on %q, want %q", path, got, want)
 		}
 	}
 	for path, want := range map[string]bool{"/nfs/x": false, "/nfs3/x": true, "/nfs4": true, "/": false} {
-		if got := findMount(mountinfo, path).localLocks(); got != want {
+		if got := findMount(parseMounts(mountinfo), path).localLocks(); got != want {
 			t.Errorf("the locks of %s are local: %v, want %v", path, got, want)
 		}
 	}

@@ -71,15 +71,17 @@ func lacking(r Rights) error {
 func choose(r Rights) (Sandbox, error) {
 	s := Sandbox{Mode: "none", Landlock: r.Landlock}
 	root := r.UID == 0
+	gives := root && r.Capabilities[setuid] && r.Capabilities[setgid] // files to others: one capability alone is of no use
 	if root {
 		if err := lacking(r); err != nil {
 			return s, err
 		}
-		s.Keeps = slices.DeleteFunc(slices.Clone(usefulCapabilities), func(c string) bool { return !r.Capabilities[c] })
+		s.Keeps = slices.DeleteFunc(slices.Clone(usefulCapabilities), func(c string) bool {
+			return !r.Capabilities[c] || !gives && (c == setuid || c == setgid)
+		})
 	}
-	if !root || !r.Capabilities[setuid] || !r.Capabilities[setgid] {
+	if !gives {
 		s.Squash = fmt.Sprintf("%d:%d", r.UID, r.GID)
-		s.Keeps = slices.DeleteFunc(s.Keeps, func(c string) bool { return c == setuid || c == setgid }) // one alone is of no use
 	}
 	switch {
 	case r.Namespaces:
