@@ -56,7 +56,12 @@ func (p Plan) Apply() (*Joined, error) {
 	if _, err := awaitNoTaps(); err != nil {
 		return nil, err
 	}
-	if err := p.filter(); err != nil {
+	rules, err := begin()
+	if err != nil {
+		return nil, err
+	}
+	defer rules.end()
+	if err := p.filter(rules); err != nil {
 		return nil, err
 	}
 	for _, b := range p.Bridges {
@@ -75,16 +80,18 @@ func (p Plan) Apply() (*Joined, error) {
 }
 
 // filter makes the rules for the packets. They come first: without the links they do nothing.
-func (p Plan) filter() error {
+func (p Plan) filter(rules *transaction) error {
 	if p.NAT != nil {
-		if err := p.NAT.translate(p.Bridges[0]); err != nil {
+		p.NAT.translate(rules, p.Bridges[0])
+		if err := rules.commit(); err != nil {
 			return fmt.Errorf("%w; the kernel needs nftables with NAT in the family inet (Linux 5.2, CONFIG_NFT_NAT, CONFIG_NFT_MASQ, CONFIG_NFT_FIB_INET)", err)
 		}
 		forgetDatagrams()
 		return nil
 	}
-	if err := filter(p.Bridges); err != nil {
-		return fmt.Errorf("%w; the kernel needs nftables with the family bridge (CONFIG_NF_TABLES_BRIDGE) and connection tracking", err)
+	filter(rules, p.Bridges)
+	if err := rules.commit(); err != nil {
+		return fmt.Errorf("%w; the kernel needs nftables with the families bridge and inet (CONFIG_NF_TABLES_BRIDGE, CONFIG_NF_TABLES_INET) and connection tracking", err)
 	}
 	return nil
 }

@@ -269,7 +269,14 @@ func releaseAfterACut(t *testing.T, input func(*testing.T) Input) {
 	}
 	b := plan.Bridges[0]
 	steps := []func() error{
-		func() error { return filter(plan.Bridges) },
+		func() error {
+			rules, err := begin()
+			if err != nil {
+				return err
+			}
+			defer rules.end()
+			return plan.filter(rules)
+		},
 		func() error { _, err := makeBridge(b.Name, b.MAC, b.MTU); return err },
 		func() error {
 			j := &Joined{}

@@ -13,47 +13,42 @@ const bridged = -200
 
 // filter says what may pass the bridges. With a lease, vmentry alone speaks of addresses to the guest, and the guest speaks of none to
 // the cluster. Layer 2 alone is left alone.
-func filter(bridges []BridgePlan) error {
-	err := replaceTable(nftables.TableFamilyBridge, func(r *ruleset) {
-		pre := r.chain("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300)
-		forward := r.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, bridged)
-		input := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, bridged)
-		output := r.chain("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, bridged)
-		for _, b := range bridges {
-			// what the network sends back to where it came from (hairpin mode) makes a guest believe that its address is taken
-			pre.rule(from(b.Uplink), fromMAC(b.Guest), toGroup(), drop())
-			if b.Service != nil {
-				b.toService(pre)
-				b.keepApart(forward)
-			}
-			if b.Intercept != nil {
-				b.Intercept.filter(b, pre, forward, input, output)
-			}
-			if b.Reach.V4.IsValid() {
-				b.receive(pre, input)
-				b.send(output)
-			}
-			for _, o := range b.Outward {
-				o.translate(b, pre, input, output)
-			}
-			b.notice(pre)
-			for _, port := range b.ports() {
-				input.rule(from(port), drop())
-				output.rule(to(port), drop())
-			}
+func filter(t *transaction, bridges []BridgePlan) {
+	r := t.replace(nftables.TableFamilyBridge)
+	pre := r.chain("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300)
+	forward := r.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, bridged)
+	input := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, bridged)
+	output := r.chain("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, bridged)
+	for _, b := range bridges {
+		// what the network sends back to where it came from (hairpin mode) makes a guest believe that its address is taken
+		pre.rule(from(b.Uplink), fromMAC(b.Guest), toGroup(), drop())
+		if b.Service != nil {
+			b.toService(pre)
+			b.keepApart(forward)
 		}
-	})
-	if err != nil {
-		return err
+		if b.Intercept != nil {
+			b.Intercept.filter(b, pre, forward, input, output)
+		}
+		if b.Reach.V4.IsValid() {
+			b.receive(pre, input)
+			b.send(output)
+		}
+		for _, o := range b.Outward {
+			o.translate(b, pre, input, output)
+		}
+		b.notice(pre)
+		for _, port := range b.ports() {
+			input.rule(from(port), drop())
+			output.rule(to(port), drop())
+		}
 	}
-	return replaceTable(nftables.TableFamilyINet, func(r *ruleset) {
-		input := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0)
-		redirect := r.chain("redirect", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, destinationNAT)
-		for _, b := range bridges {
-			b.guard(input)
-			b.redirectDNS(redirect)
-		}
-	})
+	r = t.replace(nftables.TableFamilyINet)
+	guarded := r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0)
+	redirect := r.chain("redirect", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, destinationNAT)
+	for _, b := range bridges {
+		b.guard(guarded)
+		b.redirectDNS(redirect)
+	}
 }
 
 func (b BridgePlan) ports() []string {

@@ -18,37 +18,50 @@ import (
 // transaction, so that there is never half of it.
 const tableName = "vmentry"
 
-// ruleset is a table as it is being made.
-type ruleset struct {
-	conn  *nftables.Conn
-	table *nftables.Table
-	err   error
+// transaction makes tables anew, all of them or none.
+type transaction struct {
+	conn *nftables.Conn
+	err  error
 }
 
 // answers is room for the kernel's answers in bytes: a word to each rule, which come all at once when the last was sent. The usual 208 KiB
 // (net.core.rmem_default) are enough for the rules of two or three interfaces.
 const answers = 4 << 20
 
-// replaceTable makes the table of a family anew with what fill puts into it.
-func replaceTable(family nftables.TableFamily, fill func(*ruleset)) error {
+func begin() (*transaction, error) {
 	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error { return c.SetReadBuffer(answers) }), nftables.AsLasting())
 	if err != nil {
-		return fmt.Errorf("cannot speak to nftables: %w", err)
+		return nil, fmt.Errorf("cannot speak to nftables: %w", err)
 	}
-	// the kernel lets who closes wait until nobody uses the old table any more (RCU), which nothing here depends on
-	defer func() { go conn.CloseLasting() }()
+	return &transaction{conn: conn}, nil
+}
+
+// replace makes the table of a family anew.
+func (t *transaction) replace(family nftables.TableFamily) *ruleset {
 	table := &nftables.Table{Family: family, Name: tableName}
-	conn.AddTable(table) // so that there is one to delete
-	conn.DelTable(table)
-	r := &ruleset{conn: conn, table: conn.AddTable(table)}
-	fill(r)
-	if r.err != nil {
-		return fmt.Errorf("cannot write the nftables table %s: %w", tableName, r.err)
+	t.conn.AddTable(table) // so that there is one to delete
+	t.conn.DelTable(table)
+	return &ruleset{t, t.conn.AddTable(table)}
+}
+
+func (t *transaction) commit() error {
+	if t.err != nil {
+		return fmt.Errorf("cannot write the nftables table %s: %w", tableName, t.err)
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("cannot replace the nftables table %s of family %s: %w", tableName, familyName(family), err)
+	if err := t.conn.Flush(); err != nil {
+		return fmt.Errorf("cannot replace the nftables table %s: %w", tableName, err)
 	}
 	return nil
+}
+
+// end lets go of the connection, for which the kernel waits until nobody uses the old tables any more (RCU). Until then no link can be made
+// in this network namespace (net/netfilter/nf_tables_api.c, nft_rcv_nl_event): who makes links ends the transaction behind them.
+func (t *transaction) end() { go t.conn.CloseLasting() }
+
+// ruleset is a table as it is being made.
+type ruleset struct {
+	*transaction
+	table *nftables.Table
 }
 
 // deleteTable deletes the table of a family, if it is there.
@@ -88,9 +101,9 @@ func (r *ruleset) chain(name string, kind nftables.ChainType, hook *nftables.Cha
 }
 
 // fail remembers the first error.
-func (r *ruleset) fail(err error) {
-	if r.err == nil {
-		r.err = err
+func (t *transaction) fail(err error) {
+	if t.err == nil {
+		t.err = err
 	}
 }
 

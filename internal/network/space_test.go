@@ -323,16 +323,17 @@ func beApplier() error {
 }
 
 func (o order) apply(plan Plan) (*Joined, error) {
-	switch o.Step {
-	case "filter":
-		return &Joined{}, plan.filter()
-	case "make":
-		if err := plan.filter(); err != nil {
-			return nil, err
-		}
-		j := &Joined{}
-		return j, plan.Bridges[0].make(j)
-	default:
+	if o.Step != "filter" && o.Step != "make" {
 		return plan.Apply()
 	}
+	rules, err := begin()
+	if err != nil {
+		return nil, err
+	}
+	defer rules.end()
+	j := &Joined{}
+	if err := plan.filter(rules); err != nil || o.Step == "filter" {
+		return j, err
+	}
+	return j, plan.Bridges[0].make(j)
 }

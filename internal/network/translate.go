@@ -24,21 +24,20 @@ const (
 
 // translate says which packets change their addresses, and which may pass between the guest, the pod and the outside. Only the
 // first packet of a connection is asked about (nft(8), chain type nat): the answers to the pod's own connections stay the pod's.
-func (n *NATPlan) translate(b BridgePlan) error {
-	return replaceTable(nftables.TableFamilyINet, func(r *ruleset) {
-		n.refuseSpoofed(b, r.chain("spoofed", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300)) // before connections are tracked
-		n.toGuest(b, r.part(ports))
-		incoming := r.chain("incoming", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, destinationNAT)
-		for _, uplink := range n.Uplinks {
-			incoming.rule(from(uplink), jump(ports))
-		}
-		b.redirectDNS(incoming)
-		r.chain("outgoing", nftables.ChainTypeNAT, nftables.ChainHookOutput, destinationNAT).rule(jump(ports))
-		n.masquerade(b, r.chain("leaving", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 100))
-		refuse(r.part(nowhere))
-		n.forward(b, r.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, 0))
-		n.guard(b, r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0))
-	})
+func (n *NATPlan) translate(t *transaction, b BridgePlan) {
+	r := t.replace(nftables.TableFamilyINet)
+	n.refuseSpoofed(b, r.chain("spoofed", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300)) // before connections are tracked
+	n.toGuest(b, r.part(ports))
+	incoming := r.chain("incoming", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, destinationNAT)
+	for _, uplink := range n.Uplinks {
+		incoming.rule(from(uplink), jump(ports))
+	}
+	b.redirectDNS(incoming)
+	r.chain("outgoing", nftables.ChainTypeNAT, nftables.ChainHookOutput, destinationNAT).rule(jump(ports))
+	n.masquerade(b, r.chain("leaving", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 100))
+	refuse(r.part(nowhere))
+	n.forward(b, r.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, 0))
+	n.guard(b, r.chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0))
 }
 
 // refuseSpoofed drops what the guest says in another's name: it would pass for a part of a connection that another has. The
