@@ -20,14 +20,16 @@ func unknown(environ []string) []Warning {
 	var warnings []Warning
 	for _, entry := range slices.Sorted(slices.Values(environ)) {
 		name, value, _ := strings.Cut(entry, "=")
-		if value == "" || slices.Contains(known, name) || serviceVariable().MatchString(name) {
+		if value == "" || slices.Contains(known, name) {
 			continue
 		}
 		near := nearest(name, known)
+		meant := near != "" && (ours(name) || certain(name, near))
 		switch {
-		case near != "" && (ours(name) || certain(name, near)):
+		case !meant && !ours(name), serviceVariable().MatchString(name):
+		case meant:
 			warnings = append(warnings, Warning{name, "not a variable of vmentry; did you mean " + near + "?"})
-		case ours(name):
+		default:
 			warnings = append(warnings, Warning{name, "not a variable of vmentry; `vmentry env` lists them"})
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -87,9 +88,12 @@ const scrape = 3 * time.Second
 
 // MetricsHandler serves vm's metrics, and those of vmentry's own process, for Prometheus.
 func MetricsHandler(vm *VM, sample func(context.Context) Sample) http.Handler {
-	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(collector{vm, sample}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 2 * scrape})
+	handler := sync.OnceValue(func() http.Handler { // when somebody asks: most VMs are never asked
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(collector{vm, sample}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		return promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 2 * scrape})
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler().ServeHTTP(w, r) })
 }
 
 // Describe lists what there can be.
