@@ -32,6 +32,7 @@ func TestNested(t *testing.T) {
 	c.startOutside()
 	inner := c.access("nested", "10.96.0.80")
 	c.apply("nested.yaml")
+	c.explain("deployment/nested")
 	inner.awaitNodes("nested")
 	inner.kubectl("apply", "--filename", filepath.Join(examples, "nested-hello.yaml"))
 	inner.awaitHello(3)
@@ -51,6 +52,7 @@ func TestNestedStatefulSet(t *testing.T) {
 	c.startOutside()
 	inner := c.access("k8s", "10.96.0.81")
 	c.apply("nested-statefulset.yaml")
+	c.explain("k8s-0")
 	names := c.machines("k8s", 3)
 	inner.awaitNodes(names...)
 	for _, name := range names {
@@ -70,6 +72,7 @@ func TestNestedNodes(t *testing.T) {
 	c.startOutside()
 	inner := c.access("master", "10.96.0.82")
 	c.apply("nested-nodes.yaml")
+	c.explain("master-0")
 	nodes := c.machines("node", 3)
 	names := append([]string{"master-0"}, nodes...)
 	inner.awaitNodes(names...)
@@ -104,6 +107,18 @@ func TestNestedNodes(t *testing.T) {
 			t.Errorf("on %s: the MTU is %d, of the vxlan %d, of the pods' bridge %d", name, card, vxlan, bridge)
 		}
 	}
+}
+
+// explain logs, when the test has failed, how the machine is that has the cluster's control plane.
+func (c *cluster) explain(pod string) {
+	c.t.Cleanup(func() {
+		for _, look := range []string{"crictl ps --all", "free --mebi", "journalctl --unit kubelet --lines 40 --no-pager --output cat"} {
+			if c.t.Failed() {
+				out, _ := c.command(append([]string{"exec", pod, "--", "vmentry", "exec", "--"}, strings.Fields(look)...)...).CombinedOutput()
+				c.t.Logf("%s: %s\n%s", pod, look, out)
+			}
+		}
+	})
 }
 
 // machines are the names of a StatefulSet's VMs: all that its manifest has, or E2E_NESTED_NODES of them, for a machine that cannot bear more.
