@@ -224,7 +224,7 @@ func (n *nested) await(what string, done func() bool) {
 		if time.Since(began) > forming {
 			n.t.Fatalf("after %v: %s: not there", forming, what)
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(15 * time.Second) // each question is work for a cluster that is busy enough
 	}
 	n.t.Logf("%s: after %v", what, time.Since(began).Round(time.Second))
 }
