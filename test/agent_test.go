@@ -95,6 +95,9 @@ func TestExec(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
 		}
 	}
+	if a := m.ask("", "status"); !strings.Contains(a.out, "10.0.2.15/24") {
+		t.Errorf("the guest's address is not in its status: %+v", a)
+	}
 	if out := m.inGuest("dd if=/dev/zero bs=1M count=17 2>/dev/null"); len(out) != 16<<20 {
 		t.Errorf("%d bytes of 17 MiB came", len(out))
 	}
@@ -163,6 +166,9 @@ func TestExecWithoutSupervisor(t *testing.T) {
 		if a := <-done; a.out != "x" {
 			t.Errorf("%+v", a)
 		}
+	}
+	if a := m.ask("", "status"); !strings.Contains(a.out, "10.0.2.15/24") {
+		t.Errorf("the guest's address is not in its status: %+v", a)
 	}
 	m.does(69, "runs without supervision", "snapshot", "create", "one")
 	m.signal(syscall.SIGTERM)

@@ -79,13 +79,6 @@ func outsideAgent(runDir string) *agent.Agent {
 	return &agent.Agent{Dial: agent.Locked(filepath.Join(runDir, agentLock), agent.Dialer(filepath.Join(runDir, agentSocket)))}
 }
 
-// Addresses are the network interfaces of the guest of the run directory's VM, as its agent tells them.
-func Addresses(ctx context.Context) ([]agent.Interface, error) {
-	a := outsideAgent(runDir())
-	defer a.Close()
-	return a.Interfaces(ctx)
-}
-
 // watchPauses sets the guest's clock after each pause.
 func (g *guestAgent) watchPauses(ctx context.Context) {
 	for {

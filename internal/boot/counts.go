@@ -122,10 +122,14 @@ func guestMemory(ctx context.Context, m *qemu.Monitor) status.GuestMemory {
 // clockTicks is how many of them make a second in /proc (USER_HZ), on every architecture that vmentry knows.
 const clockTicks = 100
 
-// cpuSeconds is how long the threads of the guest's CPUs have run.
+// cpuSeconds is how long the threads of the guest's CPUs have run. CPUs that are emulated in turns, by one thread, share its time.
 func cpuSeconds(ctx context.Context, m *qemu.Monitor, pid int) map[int]float64 {
 	threads, _ := m.CPUThreads(ctx)
 	seconds := map[int]float64{}
+	sharing := map[int]float64{}
+	for _, tid := range threads {
+		sharing[tid]++
+	}
 	for cpu, tid := range threads {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/stat", pid, tid))
 		// the name in the second field may hold anything, so the fields are counted from its end: utime is the 14th (proc(5))
@@ -136,7 +140,7 @@ func cpuSeconds(ctx context.Context, m *qemu.Monitor, pid int) map[int]float64 {
 		}
 		user, _ := strconv.ParseFloat(fields[11], 64)
 		system, _ := strconv.ParseFloat(fields[12], 64)
-		seconds[cpu] = (user + system) / clockTicks
+		seconds[cpu] = (user + system) / clockTicks / sharing[tid]
 	}
 	return seconds
 }

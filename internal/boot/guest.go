@@ -3,6 +3,7 @@ package boot
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	"github.com/vmentry/vmentry/internal/agent"
 	"github.com/vmentry/vmentry/internal/qemu"
@@ -18,6 +19,18 @@ type guest struct {
 // Agent asks the guest's agent.
 func (g guest) Agent(ctx context.Context, command []string) error {
 	return askAgent(ctx, g.agent, command)
+}
+
+// Interfaces asks the guest's agent for them. Loopback is every guest's.
+func (g guest) Interfaces(ctx context.Context) []status.Interface {
+	all, _ := g.agent.Interfaces(ctx)
+	var others []status.Interface
+	for _, i := range all {
+		if !slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Addr().IsLoopback() }) {
+			others = append(others, status.Interface{Name: i.Name, Addresses: i.Addresses})
+		}
+	}
+	return others
 }
 
 // netdev is QEMU's name for the network that the readiness port is on.

@@ -143,12 +143,15 @@ func readiness(cfg config.Config, plan *network.Plan) status.Condition {
 	if len(plan.Bridges) == 0 {
 		return status.Condition{Port: cfg.Ready.Port}
 	}
-	guest := plan.Bridges[0].Reach.Guest
+	var guest []netip.Addr
+	for _, b := range plan.Bridges {
+		guest = append(guest, b.Reach.Guest...)
+	}
 	if len(guest) == 0 {
 		plan.Warnings = append(plan.Warnings, fmt.Sprintf("VM_READY=tcp:%d cannot be asked of a guest whose address is not known: it counts as ready when it runs", cfg.Ready.Port))
 		return status.Condition{}
 	}
-	return status.Condition{Port: cfg.Ready.Port, Guest: guest[len(guest)-1]}
+	return status.Condition{Port: cfg.Ready.Port, Guest: guest}
 }
 
 // join carries out the network's plan.

@@ -145,7 +145,9 @@ func statusAlone(ctx context.Context, runDir string) (string, error) {
 	report.Live.OK, report.Live.Reason = status.Live(ctx, m)
 	a := outsideAgent(runDir)
 	defer a.Close()
-	report.Ready.OK, report.Ready.Reason = facts.Ready.Check(ctx, asked(facts.Ready, m, a, runDir, prober))
+	g := asked(facts.Ready, m, a, runDir, prober)
+	report.Interfaces = g.Interfaces(ctx)
+	report.Ready.OK, report.Ready.Reason = facts.Ready.Check(ctx, g)
 	report.Startup = report.Ready
 	text, err := json.MarshalIndent(report, "", "  ")
 	return string(text) + "\n", err

@@ -7,8 +7,7 @@ import (
 	"github.com/vmentry/vmentry/internal/status"
 )
 
-// search follows the firmware's search for something to boot. A firmware that has found nothing waits for a key, for ever, as that of any
-// computer does: the guest is then not ready, and the log says why. It is one reader's, and not to be shared.
+// search follows the firmware's search for something to boot. A firmware that has found nothing waits, for ever, as that of any computer does: the guest is then not ready, and the log says why. It is one reader's, and not to be shared.
 type search struct {
 	vm      *status.VM
 	log     *slog.Logger
@@ -30,7 +29,13 @@ func (s *search) line(text string) {
 			what = "boot what is signed by Microsoft, as the shim of the distributions is, or set VM_FIRMWARE=uefi"
 		}
 		s.refused = false
-		s.vm.Stuck(why)
-		s.log.Error(why + "; " + what)
+		s.stuck(why, what)
+	case console.BIOSGivesUp:
+		s.stuck("the BIOS has found nothing to boot", "is the disk empty, or made for UEFI (VM_FIRMWARE=uefi)?")
 	}
+}
+
+func (s *search) stuck(why, what string) {
+	s.vm.Stuck(why)
+	s.log.Error(why + "; " + what)
 }

@@ -37,7 +37,7 @@ func (s *source) String() string {
 func TestCarry(t *testing.T) {
 	guest, far := io.Pipe()
 	go func() {
-		for _, s := range []string{"SeaBIOS\r\n", "[  OK  ] Fin", "ished cloud-final.service - x\r\r\n", strings.Repeat("x", 3000), "\ntiny login: ", "root\r\nend"} {
+		for _, s := range []string{"\x1bc\x1b[?7", "l\x1b[2J\x1b[0mSeaBIOS\r\n", "\x1bc\x1b", "[31m[  OK  ] Fin", "ished cloud-final.service - x\r\r\n", strings.Repeat("x", 3000), "\ntiny login: ", "root\r\nend", "\x1b"} {
 			io.WriteString(far, s)
 		}
 		far.Close()
@@ -51,17 +51,18 @@ func TestCarry(t *testing.T) {
 	if lost := output.Finish(time.Minute); lost != 0 {
 		t.Errorf("%d bytes were lost", lost)
 	}
-	want := "SeaBIOS\r\n[  OK  ] Finished cloud-final.service - x\r\r\n" + strings.Repeat("x", 3000) + "\ntiny login: root\r\nend"
+	// but for the terminal's reset
+	want := "\x1b[0mSeaBIOS\r\n\x1bc\x1b[31m[  OK  ] Finished cloud-final.service - x\r\r\n" + strings.Repeat("x", 3000) + "\ntiny login: root\r\nend\x1b"
 	if out.String() != want {
 		t.Errorf("copied %q", out.String())
 	}
-	if hub.Bytes() != int64(len(want)) || string(hub.Last(3)) != "end" {
+	if hub.Bytes() != int64(len(want)) || string(hub.Last(4)) != "end\x1b" {
 		t.Errorf("%d bytes, the last of them %q", hub.Bytes(), hub.Last(3))
 	}
 	if firsts != 1 {
 		t.Errorf("the first byte came %d times", firsts)
 	}
-	if want := []string{"SeaBIOS", "[  OK  ] Finished cloud-final.service - x", strings.Repeat("x", longestLine), "tiny login: ", "tiny login: root"}; !slices.Equal(lines, want) {
+	if want := []string{"\x1b[0mSeaBIOS", "\x1bc\x1b[31m[  OK  ] Finished cloud-final.service - x", strings.Repeat("x", longestLine), "tiny login: ", "tiny login: root"}; !slices.Equal(lines, want) {
 		t.Errorf("lines %q", lines)
 	}
 }
@@ -176,8 +177,11 @@ func TestFirmwareSays(t *testing.T) {
 		`BdsDxe: starting Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0xA,0x0)`:                                           FirmwareBegins,
 		`BdsDxe: failed to load Boot0001 "UEFI QEMU DVD-ROM QM00005 " from PciRoot(0x0)/Pci(0x1F,0x2)/Sata(0x2): Access Denied`: FirmwareRefuses,
 		`BdsDxe: failed to load Boot0002 "UEFI Misc Device" from PciRoot(0x0)/Pci(0xA,0x0): Not Found`:                          FirmwareSilent,
-		"\x1b[2J\x1b[01;01HBdsDxe: No bootable option or device was found.":                                                     FirmwareGivesUp,
-		`secureboot: Secure boot enabled`: FirmwareSilent,
+		"Booting from Hard Disk...":    FirmwareBegins,
+		"No bootable device.":          BIOSGivesUp,
+		"is there No bootable device.": FirmwareSilent,
+		"\x1b[2J\x1b[01;01HBdsDxe: No bootable option or device was found.": FirmwareGivesUp,
+		`secureboot: Secure boot enabled`:                                   FirmwareSilent,
 	} {
 		if got := FirmwareSays(line); got != want {
 			t.Errorf("%q: %d, want %d", line, got, want)

@@ -44,6 +44,7 @@ func (h *Hub) Carry(guest io.ReadWriter) {
 	defer h.guest.Store(nil)
 	buf := make([]byte, 32<<10)
 	var lines lineBuffer
+	var reset terminalReset
 	first := true
 	for {
 		n, err := guest.Read(buf)
@@ -52,12 +53,14 @@ func (h *Hub) Carry(guest io.ReadWriter) {
 				h.watch.First()
 			}
 			first = false
-			h.ring.write(buf[:n])
+			said := reset.without(buf[:n])
+			h.ring.write(said)
 			if h.watch.Line != nil {
-				lines.feed(buf[:n], h.watch.Line)
+				lines.feed(said, h.watch.Line)
 			}
 		}
 		if err != nil {
+			h.ring.write(reset.held())
 			return
 		}
 	}

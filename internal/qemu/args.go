@@ -89,6 +89,7 @@ func (m Machine) base(a *args) {
 		kv{"dump-guest-core", "off"}, // the guest's memory has no place in a core file
 		when(m.isPC(), "vmport", "off"),
 		when(m.isPC(), "usb", "off"),
+		when(m.isPC() && m.Firmware == nil && m.VNC == "", "graphics", "off"), // the BIOS, and what it boots, then write to the serial port
 		when(m.Firmware != nil && m.Firmware.Secure, "smm", "on"),
 		when(m.Type == "virt", "gic-version", m.gic()),
 		when(len(m.Volumes) > 0, "memory-backend", "ram")})

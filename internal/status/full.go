@@ -19,9 +19,9 @@ type Full struct {
 	Path string `json:"path"`
 	// FileSystem is the type of the file system that the file is on, and where that is mounted: "ext4 on /var/lib/vmentry".
 	// Empty for a block device.
-	FileSystem string `json:"fileSystem,omitempty"`
+	FileSystem string `json:"file_system,omitempty"`
 	// Free is how many bytes were left to this user on it; -1 where that is not known.
-	Free int64 `json:"free"`
+	Free int64 `json:"free_bytes"`
 	// Since is when the guest was paused.
 	Since time.Time `json:"since"`
 }

@@ -83,15 +83,21 @@ type collector struct {
 	sample func(context.Context) Sample
 }
 
-// scrape is how long a scrape may take. Prometheus waits ten seconds by default.
+// scrape is how long the guest may take to answer a scrape, and then QEMU. Prometheus waits ten seconds by default.
 const scrape = 3 * time.Second
+
+func within[T any](d time.Duration, ask func(context.Context) T) T {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return ask(ctx)
+}
 
 // MetricsHandler serves vm's metrics, and those of vmentry's own process, for Prometheus.
 func MetricsHandler(vm *VM, sample func(context.Context) Sample) http.Handler {
 	handler := sync.OnceValue(func() http.Handler { // when somebody asks: most VMs are never asked
 		registry := prometheus.NewPedanticRegistry()
 		registry.MustRegister(collector{vm, sample}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-		return promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 2 * scrape})
+		return promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 3 * scrape})
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler().ServeHTTP(w, r) })
 }
@@ -109,11 +115,9 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 
 // Collect asks the VM.
 func (c collector) Collect(to chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), scrape)
-	defer cancel()
 	m := metrics{to}
-	report := c.vm.Report(ctx)
-	sample := c.sample(ctx)
+	report := within(scrape, c.vm.Report) // all of it where the guest does not answer
+	sample := within(scrape, c.sample)
 	m.report(report, sample.Commit)
 	m.guest(sample)
 	for name, d := range sample.Disks {

@@ -14,8 +14,8 @@ import (
 type Condition struct {
 	// Port is the guest's TCP port that must accept; 0: it is enough that the guest runs.
 	Port uint16
-	// Guest is the address at which the guest itself is reached; the zero value: only through QEMU.
-	Guest netip.Addr
+	// Guest are the addresses at which the guest itself is reached, of which one is enough; none: only through QEMU.
+	Guest []netip.Addr
 	// Through is a port that is forwarded to the guest's by somebody who may accept before the guest does; the zero value: the
 	// way is up to [Guest.Open].
 	Through netip.AddrPort
@@ -35,6 +35,8 @@ type Guest interface {
 	Open(ctx context.Context, port uint16) (Way, error)
 	// Agent asks the guest's agent: with a command, whether that succeeds in the guest.
 	Agent(ctx context.Context, command []string) error
+	// Interfaces are the guest's network interfaces, as its agent tells them; none where it does not.
+	Interfaces(context.Context) []Interface
 }
 
 // Way leads one connection to a port of the guest.
@@ -64,8 +66,8 @@ func (c Condition) Check(ctx context.Context, g Guest) (ready bool, reason strin
 	if c.Port == 0 {
 		return true, "the guest is running"
 	}
-	if c.Guest.IsValid() {
-		return connects(ctx, netip.AddrPortFrom(c.Guest, c.Port))
+	if len(c.Guest) > 0 {
+		return connects(ctx, c.Guest, c.Port)
 	}
 	way, err := g.Open(ctx, c.Port)
 	if err != nil {
@@ -88,18 +90,32 @@ func (c Condition) checkAgent(ctx context.Context, g Guest) (bool, string) {
 	return false, err.Error()
 }
 
-// connects makes a connection that nobody but the guest can accept.
-func connects(ctx context.Context, guest netip.AddrPort) (bool, string) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", guest.String())
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return false, fmt.Sprintf("nothing listens on the guest's port %d", guest.Port())
-	case err != nil:
-		return false, fmt.Sprintf("the guest does not answer on port %d", guest.Port())
+// connects makes a connection that nobody but the guest can accept, at whichever of its addresses.
+func connects(ctx context.Context, guest []netip.Addr, port uint16) (bool, string) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answers := make(chan error, len(guest))
+	for _, a := range guest {
+		go func() {
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(a, port).String())
+			if err == nil {
+				conn.Close()
+			}
+			answers <- err
+		}()
 	}
-	conn.Close()
-	return true, fmt.Sprintf("the guest accepts on port %d", guest.Port())
+	reason := fmt.Sprintf("the guest does not answer on port %d", port)
+	for range guest {
+		err := <-answers
+		if err == nil {
+			return true, fmt.Sprintf("the guest accepts on port %d", port)
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			reason = fmt.Sprintf("nothing listens on the guest's port %d", port)
+		}
+	}
+	return false, reason
 }
 
 // accepts connects and waits for the guest. A connection alone proves nothing: QEMU's user network accepts before

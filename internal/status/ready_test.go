@@ -22,6 +22,8 @@ type fakeGuest struct {
 	accepted func() (bool, error)
 	agent    func(command []string) error
 	closed   int
+
+	interfaces []Interface
 }
 
 func (g *fakeGuest) RunState(context.Context) (string, error) { return g.state, g.stateErr }
@@ -32,6 +34,7 @@ func (g *fakeGuest) Open(context.Context, uint16) (Way, error) {
 	return g, nil
 }
 func (g *fakeGuest) Agent(_ context.Context, command []string) error { return g.agent(command) }
+func (g *fakeGuest) Interfaces(context.Context) []Interface          { return g.interfaces }
 func (g *fakeGuest) Addr() netip.AddrPort                            { return g.addr }
 func (g *fakeGuest) Accepted(context.Context) (bool, error)          { return g.accepted() }
 func (g *fakeGuest) Close()                                          { g.closed++ }
@@ -88,6 +91,29 @@ func TestCheck(t *testing.T) {
 			}
 			if opened := tt.guest.addr.IsValid() && tt.guest.state == "running"; opened && tt.guest.closed == 0 {
 				t.Error("the way was left open")
+			}
+		})
+	}
+}
+
+// TestCheckAtAddresses: a guest with several addresses is ready where it accepts at one of them.
+func TestCheckAtAddresses(t *testing.T) {
+	there := listen(t, func(net.Conn) {})
+	nobody := netip.MustParseAddr("127.0.0.3")
+	for _, tt := range []struct {
+		name  string
+		guest []netip.Addr
+		want  bool
+		says  string
+	}{
+		{"OK the first", []netip.Addr{there.Addr(), nobody}, true, "accepts"},
+		{"OK the last", []netip.Addr{nobody, there.Addr()}, true, "accepts"},
+		{"bad none", []netip.Addr{nobody, nobody.Next()}, false, "nothing listens"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ready, reason := Condition{Port: there.Port(), Guest: tt.guest}.Check(t.Context(), &fakeGuest{state: "running"})
+			if ready != tt.want || !strings.Contains(reason, tt.says) {
+				t.Errorf("%v, %q; want %v and %q", ready, reason, tt.want, tt.says)
 			}
 		})
 	}

@@ -25,6 +25,9 @@ func (r Report) Text() string {
 		row("machine", "%d CPUs, %d MiB of memory, accelerator %s, firmware %s", r.CPUs, r.Memory>>20, r.Accelerator, r.Firmware)
 	}
 	row("network", "%s", r.Network)
+	for _, i := range r.Interfaces {
+		row("guest's "+i.Name, "%s", join(i.Addresses, netip.Prefix.String))
+	}
 	row("versions", "vmentry %s, QEMU %s", r.Version, r.QEMU)
 	for i, p := range r.Milestones {
 		name := ""

@@ -28,6 +28,12 @@ type Network struct {
 	Forwards  []string     `json:"forwards"`  // ports of the container that lead into the guest, as HOSTFWD has them
 }
 
+// Interface is a network interface of the guest, as the guest says.
+type Interface struct {
+	Name      string         `json:"name"`
+	Addresses []netip.Prefix `json:"addresses"`
+}
+
 // Answer is what a probe says.
 type Answer struct {
 	OK     bool   `json:"ok"`
@@ -45,7 +51,9 @@ type Report struct {
 	Started    time.Time `json:"started"`
 	Uptime     Seconds   `json:"uptime_seconds"`
 	Milestones []Passed  `json:"milestones"`
-	Full       *Full     `json:"disk_full,omitempty"` // why the guest is paused, if it is for want of space
+	// Interfaces are the guest's own, but for its loopback; none where no agent tells them.
+	Interfaces []Interface `json:"interfaces,omitempty"`
+	Full       *Full       `json:"disk_full,omitempty"` // why the guest is paused, if it is for want of space
 }
 
 // States that QEMU has no word for.
@@ -72,6 +80,8 @@ type VM struct {
 	stuck    string    // why the firmware boots nothing; empty if it does, or is not known to have failed
 	last     Answer    // of a check
 	lastAt   time.Time // when it began
+	told     []Interface
+	toldAt   time.Time
 }
 
 // NewVM is a VM whose start has begun. ready is what its guest is to be before it counts as ready.
@@ -91,7 +101,7 @@ func (v *VM) Runs(guest Guest) {
 func (v *VM) Stops() { v.set(func() { v.stopping = true }) }
 
 // Ends tells that QEMU does not run any more.
-func (v *VM) Ends() { v.set(func() { v.guest, v.ended = nil, true }) }
+func (v *VM) Ends() { v.set(func() { v.guest, v.ended, v.told = nil, true, nil }) }
 
 // Boots tells that the guest's system has come up.
 func (v *VM) Boots() {
@@ -100,7 +110,7 @@ func (v *VM) Boots() {
 }
 
 // Resets tells that the guest begins anew.
-func (v *VM) Resets() { v.set(func() { v.booted, v.stuck = false, "" }) }
+func (v *VM) Resets() { v.set(func() { v.booted, v.stuck, v.told = false, "", nil }) }
 
 // Stuck tells that the firmware boots nothing, and why; an empty why, that it has come to boot something.
 func (v *VM) Stuck(why string) { v.set(func() { v.stuck = why }) }
@@ -252,9 +262,31 @@ func (v *VM) Report(ctx context.Context) Report {
 	r.Live, r.State = v.live(ctx)
 	r.Ready = v.Ready(ctx)
 	r.Startup = v.Startup()
+	r.Interfaces = v.interfaces(ctx)
 	r.Milestones, r.Full = v.milestones.Passed(), v.full()
 	v.mu.Lock()
 	r.About, r.Stopping = v.about, v.stopping
 	v.mu.Unlock()
 	return r
+}
+
+// How long the guest's agent may take to tell of its interfaces, and for how long that is believed.
+const (
+	tellTime = time.Second
+	tellOnce = 10 * time.Second
+)
+
+// interfaces are the guest's, of now or of a moment ago.
+func (v *VM) interfaces(ctx context.Context) []Interface {
+	v.mu.Lock()
+	g, told, at := v.guest, v.told, v.toldAt
+	v.mu.Unlock()
+	if g == nil || len(told) > 0 && time.Since(at) < tellOnce {
+		return told
+	}
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	told = g.Interfaces(ctx)
+	v.set(func() { v.told, v.toldAt = told, time.Now() })
+	return told
 }

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -163,7 +165,11 @@ func (g *waitingGuest) RunState(context.Context) (string, error) {
 // TestReportAsJSON holds the names that are documented, and may not change.
 func TestReportAsJSON(t *testing.T) {
 	vm := newVM(t, Condition{})
-	vm.Runs(&fakeGuest{state: "running"})
+	vm.Runs(&fakeGuest{state: "running", interfaces: []Interface{{"eth0", []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24")}}}})
+	full := Full{Disk: "disk", Path: "/d", FileSystem: "ext4 on /", Free: 1, Since: time.Now()}
+	if err := full.Write(vm.runDir); err != nil {
+		t.Fatal(err)
+	}
 	vm.Report(t.Context())
 	text, err := json.Marshal(vm.Report(t.Context()))
 	if err != nil {
@@ -179,13 +185,45 @@ func TestReportAsJSON(t *testing.T) {
 			t.Errorf("there is no %s in %s", name, text)
 		}
 	}
+	for parent, names := range map[string][]string{
+		"network": {"mode", "addresses", "forwards"}, "ready": {"ok", "reason"}, "disk_full": {"disk", "path", "file_system", "free_bytes", "since"},
+	} {
+		for _, name := range names {
+			if _, ok := fields[parent].(map[string]any)[name]; !ok {
+				t.Errorf("there is no %s.%s in %s", parent, name, text)
+			}
+		}
+	}
+	interfaces := fields["interfaces"].([]any)
+	if i := interfaces[0].(map[string]any); i["name"] != "eth0" || i["addresses"].([]any)[0] != "10.0.2.15/24" {
+		t.Errorf("an interface is %v", i)
+	}
 	milestones := fields["milestones"].([]any)
 	if m := milestones[0].(map[string]any); m["name"] != "ready" || m["after_seconds"] == nil || m["at"] == nil {
 		t.Errorf("a milestone is %v", m)
 	}
 	var report Report
-	if err := json.Unmarshal(text, &report); err != nil || !strings.Contains(report.Text(), "tiny") || !strings.Contains(report.Text(), "256 MiB") {
+	if err := json.Unmarshal(text, &report); err != nil || !strings.Contains(report.Text(), "tiny") || !strings.Contains(report.Text(), "256 MiB") || !strings.Contains(report.Text(), "10.0.2.15/24") {
 		t.Errorf("%v\n%s", err, report.Text())
+	}
+}
+
+// TestMetricsOfAGuestThatDoesNotAnswer: what QEMU counts is there all the same.
+func TestMetricsOfAGuestThatDoesNotAnswer(t *testing.T) {
+	vm := newVM(t, Condition{Port: 22})
+	vm.Runs(&fakeGuest{state: "running", addr: listen(t, func(net.Conn) {}), accepted: func() (bool, error) { return false, nil }})
+	h := MetricsHandler(vm, func(ctx context.Context) Sample {
+		if ctx.Err() != nil {
+			return Sample{}
+		}
+		return Sample{CPUSeconds: map[int]float64{0: 1.5}}
+	})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{"vmentry_guest_ready 0", `vmentry_guest_cpu_seconds_total{cpu="0"} 1.5`} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%q is not in the metrics:\n%s", want, w.Body)
+		}
 	}
 }
 

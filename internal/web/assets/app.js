@@ -33,6 +33,7 @@ function show(vm) {
   facts({
     'Up for': duration(vm.uptime_seconds),
     'Addresses': vm.network.addresses.join(', '),
+    'In the guest': (vm.interfaces || []).map((i) => `${i.name} ${i.addresses.join(', ')}`).join('; '),
     'Network': vm.network.mode,
     'Ports': vm.network.forwards.join(', '),
     'Machine': `${vm.cpus} CPU${vm.cpus > 1 ? 's' : ''}, ${Math.round(vm.memory_bytes / 2 ** 20)} MiB`,
