@@ -5,10 +5,14 @@ import (
 	"encoding/binary"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // printSerial prints the text at SI, which ends with a zero, on the first serial port, and returns.
@@ -38,15 +42,60 @@ func bootSector(text string, code []byte) []byte {
 	return sector
 }
 
+// powerOff ends the machine.
+var powerOff = []byte{
+	0xba, 0x04, 0x06, // mov dx, 0x604: the power management register of q35 under SeaBIOS
+	0xb8, 0x00, 0x20, // mov ax, 0x2000: off
+	0xef,             // out dx, ax
+	0xf4, 0xeb, 0xfd, // hlt, for ever
+}
+
+// sayByBIOS has the BIOS print a letter, as boot loaders do that know no serial port, and waits until it has.
+var sayByBIOS = []byte{
+	0xb8, 0x51, 0x0e, // mov ax, 0x0e51: print Q
+	0xbb, 0x07, 0x00, // mov bx, 7
+	0xcd, 0x10, // int 0x10
+	0xb4, 0x86, // mov ah, 0x86: wait
+	0xb9, 0x0f, 0x00, // mov cx, 15: a second
+	0x31, 0xd2, // xor dx, dx
+	0xcd, 0x15, // int 0x15
+}
+
+// TestBIOS: the console begins with the firmware, and has what a boot loader prints by it, but not what would wipe the log before it.
+func TestBIOS(t *testing.T) {
+	t.Parallel()
+	img := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(img, append(bootSector("vmtest: the disk boots", append(sayByBIOS, powerOff...)), make([]byte, 1<<20)...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := start(t, []string{"VM_IMAGE=" + img, "VM_MEMORY=128M", "VM_CPUS=1", "VM_ACCEL=tcg", "HOSTFWD=none", "VM_READY=none"})
+	m.wants(0, "powered itself off")
+	out := m.stdout.String()
+	if !regexp.MustCompile(`(?s)SeaBIOS.*Booting from Hard Disk.*the disk boots.*Q`).MatchString(out) || strings.Contains(out, "\x1bc") || strings.Contains(out, "\x1b[?7l") {
+		t.Errorf("the console says %q", out)
+	}
+}
+
+// TestNothingBoots: a disk with nothing on it is the reason why the guest is not ready.
+func TestNothingBoots(t *testing.T) {
+	t.Parallel()
+	img := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(img, make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := start(t, []string{"VM_IMAGE=" + img, "VM_FIRMWARE=bios", "VM_MEMORY=128M", "VM_CPUS=1", "VM_ACCEL=tcg", "HOSTFWD=none", "VM_SHUTDOWN_TIMEOUT=1s"})
+	m.stderr.Await(t, "the BIOS has found nothing to boot; is the disk empty, or made for UEFI (VM_FIRMWARE=uefi)?")
+	for !strings.Contains(m.probe(1), "the BIOS has found nothing to boot") { // a question of before may still be under way
+		time.Sleep(100 * time.Millisecond)
+	}
+	m.signal(syscall.SIGTERM)
+	m.exit()
+}
+
 // installer is an ISO 9660 image that boots on a BIOS, writes a boot sector to the first disk, and reboots, as installers do. The boot sector
 // prints a line and powers off.
 func installer() []byte {
-	disk := bootSector("vmtest: the disk boots", []byte{
-		0xba, 0x04, 0x06, // mov dx, 0x604: the power management register of q35 under SeaBIOS
-		0xb8, 0x00, 0x20, // mov ax, 0x2000: off
-		0xef,             // out dx, ax
-		0xf4, 0xeb, 0xfd, // hlt, for ever
-	})
+	disk := bootSector("vmtest: the disk boots", powerOff)
 	cd := bootSector("vmtest: the CD boots", []byte{
 		0x8e, 0xc0, // mov es, ax
 		0xb8, 0x01, 0x03, // mov ax, 0x0301: write one sector
