@@ -47,6 +47,7 @@ COPY ${BINARY} /usr/bin/vmentry
 # the licences of the JavaScript libraries in it
 FROM scratch AS licences
 COPY internal/web/lib/xterm/LICENSE /xterm.js
+COPY internal/web/lib/xterm/LICENSE.addon-fit /xterm-addon-fit
 COPY internal/web/lib/novnc/LICENSE.txt /novnc
 COPY internal/web/lib/novnc/vendor/pako/LICENSE /pako
 

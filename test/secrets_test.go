@@ -50,6 +50,9 @@ func TestSecretsAreFilesOfTheirOwner(t *testing.T) {
 	if found < 3 { // Ignition as it is and as the guest reads it, and the seed
 		t.Errorf("%d files have the secret", found)
 	}
+	if log := p.Stderr.String(); strings.Contains(log, secret) {
+		t.Errorf("the log has the secret:\n%s", log)
+	}
 	qemu := regexp.MustCompile(`QEMU started .*pid=(\d+)`).FindStringSubmatch(p.Stderr.String())
 	for _, pid := range []string{fmt.Sprint(p.PID), qemu[1]} {
 		limits, err := os.ReadFile("/proc/" + pid + "/limits")

@@ -173,8 +173,8 @@ func (p Plan) announceMachine(log *slog.Logger) {
 	}
 	for _, c := range p.Chosen {
 		level := slog.LevelDebug
-		if c.Name == "accelerator" || c.Name == "firmware" {
-			level = slog.LevelInfo // what decides about the guest's speed, and whether it boots
+		if slices.Contains([]string{"accelerator", "firmware", "network"}, c.Name) {
+			level = slog.LevelInfo // what decides about the guest's speed, whether it boots, and how it is reached
 		}
 		log.Log(context.Background(), level, c.Name+": "+c.Value, "because", c.Why)
 	}

@@ -45,12 +45,24 @@ func resolve(cfg config.Config, host Host, mistakes *config.Mistakes) (settings,
 	if s.arch == "arm64" && cfg.Firmware == config.FirmwareBIOS {
 		*mistakes = append(*mistakes, config.Mistake{Variable: "VM_FIRMWARE", Value: "bios", Problem: "arm64 machines have no BIOS; write uefi or auto"})
 	}
+	s.note("network", string(cfg.Network), whyNetwork(cfg))
 	s.chooseMachine(cfg)
 	s.checkSecureBoot(cfg, mistakes)
 	err := s.chooseAccel(cfg, host, mistakes)
 	s.chooseCPU(cfg, host)
 	s.chooseMemory(cfg, host, mistakes)
 	return s, err
+}
+
+// whyNetwork is the variable that says how the guest is connected.
+func whyNetwork(cfg config.Config) string {
+	switch {
+	case cfg.Set["VM_NETWORK"]:
+		return "VM_NETWORK"
+	case cfg.Network == config.ModeBridge:
+		return "RANCHER_VM"
+	}
+	return "the default"
 }
 
 func (s *settings) chooseMachine(cfg config.Config) {

@@ -36,6 +36,7 @@ fetch() {
 	modules=$out/node_modules
 	cp "$modules"/@xterm/xterm/{lib/xterm.mjs,css/xterm.css} "$modules"/@xterm/addon-fit/lib/addon-fit.mjs "$out/xterm/"
 	cp "$modules/@xterm/xterm/LICENSE" "$out/xterm/LICENSE"
+	cp "$modules/@xterm/addon-fit/LICENSE" "$out/xterm/LICENSE.addon-fit"
 	cp -r "$modules"/@novnc/novnc/{core,vendor,AUTHORS,LICENSE.txt} "$out/novnc/"
 	rm -rf "$modules" "$out/package.json" "$out/package-lock.json"
 	find "$out" -name '*.md' -delete
