@@ -102,8 +102,10 @@ func TestNestedNodes(t *testing.T) {
 			fmt.Sscan(c.kubectl("exec", name, "--", "vmentry", "exec", "--", "cat", "/sys/class/net/"+link+"/mtu"), &n)
 			return n
 		}
+		route := strings.Fields(c.kubectl("exec", name, "--", "vmentry", "exec", "--", "ip", "-oneline", "route", "show", "default"))
+		uplink := route[slices.Index(route, "dev")+1]
 		// 50: the headers of Ethernet, IP, UDP and vxlan around a packet
-		if card, vxlan, bridge := mtu("eth0"), mtu("flannel.1"), mtu("cni0"); card == 0 || vxlan != card-50 || bridge != card-50 {
+		if card, vxlan, bridge := mtu(uplink), mtu("flannel.1"), mtu("cni0"); card == 0 || vxlan != card-50 || bridge != card-50 {
 			t.Errorf("on %s: the MTU is %d, of the vxlan %d, of the pods' bridge %d", name, card, vxlan, bridge)
 		}
 	}
@@ -112,7 +114,7 @@ func TestNestedNodes(t *testing.T) {
 // explain logs, when the test has failed, how the machine is that has the cluster's control plane.
 func (c *cluster) explain(pod string) {
 	c.t.Cleanup(func() {
-		for _, look := range []string{"crictl ps --all", "free --mebi", "journalctl --unit kubelet --lines 40 --no-pager --output cat"} {
+		for _, look := range []string{"ls -l /var/log/containers", "free --mebi", "journalctl --unit kubelet --lines 40 --no-pager --output cat"} {
 			if c.t.Failed() {
 				out, _ := c.command(append([]string{"exec", pod, "--", "vmentry", "exec", "--"}, strings.Fields(look)...)...).CombinedOutput()
 				c.t.Logf("%s: %s\n%s", pod, look, out)
