@@ -3,6 +3,7 @@ package test
 import (
 	"crypto/sha256"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +55,33 @@ func TestGuestIsStopped(t *testing.T) {
 	if !strings.Contains(m.stdout.String(), "vmtest: power off") {
 		t.Error("the guest did not shut down by itself")
 	}
+}
+
+// TestQMPClientThatHangs: somebody who keeps QEMU's socket for himself keeps others from the buttons, and is told as the reason, but neither from probes nor from
+// a shutdown.
+func TestQMPClientThatHangs(t *testing.T) {
+	t.Parallel()
+	m := start(t, tiny(t, ""))
+	m.stdout.Await(t, tinyReady)
+	conn, err := net.Dial("unix", filepath.Join(m.run, "qemu/probe.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Read(make([]byte, 1)); err != nil { // QEMU's greeting: it is ours
+		t.Fatal(err)
+	}
+	m.probe(0)
+	m.does(70, "one at a time", "pause")
+	conn.Close()
+	m.press("pause")
+	m.press("resume")
+	if conn, err = net.Dial("unix", filepath.Join(m.run, "qemu/probe.sock")); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	m.signal(syscall.SIGTERM)
+	m.wants(0, "shut down as asked")
 }
 
 // TestStopWhileTheGuestBoots: the first press of the button is missed; a later one is not.

@@ -198,7 +198,7 @@ func dialOutside(ctx context.Context, runDir string) (*qemu.Monitor, error) {
 	m, err := qemu.Dial(ctx, filepath.Join(runDir, probeSocket), nil)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, errors.New("QEMU does not answer")
+		return nil, fmt.Errorf("QEMU does not answer, or answers somebody else: of those who come by %s it hears one at a time", probeSocket)
 	case err != nil:
 		return nil, fmt.Errorf("the VM does not run (yet): %w", err)
 	}
